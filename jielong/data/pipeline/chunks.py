@@ -142,18 +142,22 @@ def text_array(docs: Docs) -> Any:
 
 
 def write_documents(path: Path, docs: Docs) -> None:
-    """Write documents as an Arrow file: three times as fast as Parquet, for what lives as long as a run."""
+    """Write documents as an Arrow file, not compressed: it lives as long as a run, and is mapped instead of read."""
     columns = {"text": text_array(docs)}
-    columns |= {name: pa.array(np.ascontiguousarray(docs.places[name])) for name in PLACE.names or ()}
+    columns |= {name: column_array(docs.places[name]) for name in PLACE.names or ()}
     table = pa.table(columns | {name: column_array(values) for name, values in docs.columns.items()})
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema, options=options) as writer:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
 
 
 def column_array(values: Column) -> Any:
-    """A column for Arrow: strings or numbers."""
-    return pa.array(values.tolist(), pa.string()) if values.dtype.kind in "OUT" else pa.array(values)
+    """A column for Arrow: strings or numbers, without a copy. (pyarrow.array would import pandas, a third of a second.)"""
+    if values.dtype.kind in "OUT":
+        return pa.array(values.tolist(), pa.string())
+    if values.dtype == np.bool_:
+        return pa.array(values.tolist(), pa.bool_())
+    buffer = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, buffer])
 
 
 def read_documents(work: Path, number: int) -> Docs:
@@ -186,10 +190,11 @@ def read_texts(work: Path, number: int) -> Any:
 def _read_arrow(work: Path, number: int, names: list[str] | None) -> Any:
     path = chunk_folder(work, number) / DOCUMENTS
     try:
-        with pa.OSFile(str(path)) as file:
-            schema = pa.ipc.open_file(file).schema
-            chosen = None if names is None else [schema.get_field_index(name) for name in names]
-            return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=chosen)).read_all()
+        with pa.memory_map(str(path)) as file:  # what is not looked at is not read
+            table = pa.ipc.open_file(file).read_all()
+        table = table if names is None else table.select(names)
+        table.validate(full=True)  # offsets within the text, UTF-8: the compiled functions look at neither
+        return table
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: damaged work file ({error}); delete {work} and run the data stage again") from None
 

@@ -166,15 +166,16 @@ class Deciding:
 
         def rows(numbers: NDArray[np.int64], column: int | None = None) -> NDArray[Any]:
             out = np.empty((len(numbers), width) if column is None else len(numbers), dtype)
-            chunk = np.searchsorted(self.starts, numbers, side="right") - 1
-            order = np.argsort(chunk, kind="stable")
-            bounds = np.searchsorted(chunk[order], np.arange(len(self.rows) + 1))
-            for number in range(len(self.rows)):
-                here = order[bounds[number] : bounds[number + 1]]
-                if len(here):
-                    values = array(self.work, number, name)
-                    local = numbers[here] - self.starts[number]
-                    out[here] = values[local] if column is None else values[local, column]
+            order: Any = None  # as they are
+            if (numbers[1:] < numbers[:-1]).any():
+                order = np.argsort(numbers)
+                numbers = numbers[order]
+            bounds = np.searchsorted(numbers, self.starts)
+            for number in np.flatnonzero(np.diff(bounds)).tolist():
+                part = slice(int(bounds[number]), int(bounds[number + 1]))
+                here, local = part if order is None else order[part], numbers[part] - self.starts[number]
+                values = array(self.work, number, name)
+                out[here] = values[local] if column is None else values[local, column]
             return out
 
         return rows
