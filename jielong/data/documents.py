@@ -30,6 +30,7 @@ REJECT_SCHEMA = pa.schema(
         ("line", pa.int64()),
     ]
 )
+LEVEL = 2  # of zstd: 15 % smaller than level 1 on Chinese text; level 3 takes a third longer for another 6 %
 ROW_GROUP_BYTES = 8_000_000  # of text; a row group holds at least one document
 SPLITS = ("train", "validation")
 
@@ -100,7 +101,7 @@ def move_one(folder: Path, identity: str, target: str) -> None:
         for split, rows in ((target, table.slice(here, 1)), (start, rest)):
             path = folder / file.name.replace(start, split)
             scratch = path.with_suffix(".moving")
-            pa.parquet.write_table(rows, scratch, compression="zstd", compression_level=3, use_dictionary=["source"])
+            pa.parquet.write_table(rows, scratch, compression="zstd", compression_level=LEVEL, use_dictionary=["source"])
             scratch.replace(path)
         return
     raise AssertionError(f"no document {identity} in {folder}")

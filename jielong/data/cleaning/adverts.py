@@ -28,8 +28,10 @@ from collections.abc import Iterable, Iterator
 from jielong.data import steps
 from jielong.data.cleaning.cleaner import Triggers
 from jielong.data.cleaning.markdown import code_spans
+from jielong.data.cleaning.scan import WordSearch
 from jielong.data.cleaning.sentences import split_sentences
 
+LONG_TEXT = 400  # characters from which the compiled search is the faster one
 ROUNDS = 8  # of one line, until nothing more goes
 _GAP = r"[^。！？!?\n\\]"
 _ACT = r"(?:点赞|点个赞|转发|分享|收藏|评论(?![区栏])|留言|(?<!现)在看(?![上起来到见])|投币|打赏)"
@@ -220,6 +222,7 @@ class AdvertsCleaner:
         for anchor in sorted(anchors, key=lambda anchor: (-len(anchor), anchor)):
             self._anchors.setdefault(anchor[:2], []).append(anchor)
         self._start = search_for(anchors)
+        self._words = WordSearch(anchors)
         pairs = {_rare_pair(anchor) for anchor in anchors if len(anchor) > 1}
         if self._urls != "keep":
             pairs |= {"//", "ww"}
@@ -259,8 +262,7 @@ class AdvertsCleaner:
     def _places(self, text: str) -> Iterator[tuple[int, str]]:
         """Where anchors stand and which, in order, without overlap. The longest of those at one place."""
         position = 0
-        for match in self._start.finditer(text):
-            at = match.start()
+        for at in self._beginnings(text):
             if at < position:
                 continue
             for anchor in (*self._anchors.get(text[at : at + 2], ()), *self._anchors.get(text[at], ())):
@@ -268,6 +270,12 @@ class AdvertsCleaner:
                     position = at + len(anchor)
                     yield at, anchor
                     break
+
+    def _beginnings(self, text: str) -> Iterable[int]:
+        """Where an anchor may begin."""
+        if len(text) > LONG_TEXT:
+            return self._words.places(text)
+        return (match.start() for match in self._start.finditer(text))
 
     def _lines_to_see(self, text: str) -> list[int]:
         """Where the lines begin in which a pattern may match, or which are an address."""

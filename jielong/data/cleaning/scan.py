@@ -13,6 +13,8 @@ A text is taken to stand between two line feeds, so "a blank at a line end" is o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -55,9 +57,9 @@ class Scanner:
                 else:
                     self._astral |= bit  # all characters beyond the basic plane stand for one another
             for pair in trigger.pairs:
-                left, right = (min(ord(char), 0xFFFF) for char in pair)
-                self._pairs[pair_place(left, right)] |= np.uint32(bit)
-                exact[left << 16 | right] = exact.get(left << 16 | right, 0) | bit
+                number = _number(pair)
+                self._pairs[pair_place(number >> 16, number & 0xFFFF)] |= np.uint32(bit)
+                exact[number] = exact.get(number, 0) | bit
         self._known = np.array(sorted(exact), np.int64)
         self._bits = np.array([exact[pair] for pair in sorted(exact)], np.uint32)
 
@@ -74,11 +76,82 @@ class Scanner:
         return self.flags(*encode(texts))
 
 
+class WordSearch:
+    """Where any of some words begins in a text: a look-up of each pair of neighbours, then the words that begin with it."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        ordered = sorted(words, key=lambda word: (_number(word), word))
+        numbers = [_number(word) for word in ordered]
+        self._pairs = np.zeros(PAIR_PLACES, np.bool_)
+        self._singles = np.zeros(0x10000, np.bool_)
+        for word, number in zip(ordered, numbers, strict=True):
+            if len(word) == 1:
+                self._singles[number >> 16] = True
+            else:
+                self._pairs[pair_place(number >> 16, number & 0xFFFF)] = True
+        self._known = np.array(sorted(set(numbers)), np.int64)
+        self._first = np.searchsorted(numbers, [*self._known, 1 << 32])  # the words of each pair
+        self._starts = np.cumsum([0, *map(len, ordered)])
+        self._codes = np.frombuffer("".join(ordered).encode("utf-32-le"), np.uint32)
+
+    def places(self, text: str) -> list[int]:
+        """Characters before each place, in order."""
+        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        found = np.empty(len(codes), np.int32)
+        words = (self._known, self._first, self._starts, self._codes)
+        places: list[int] = found[: _search(codes, self._singles, self._pairs, *words, found)].tolist()
+        return places
+
+
 def count_chars(data: Bytes, offsets: Offsets) -> NDArray[np.int32]:
     """Characters of each document: the bytes that do not continue one."""
     found = np.empty(len(offsets) - 1, np.int32)
     _count_chars(data, offsets, found)
     return found
+
+
+@kernel
+def _place(pair, known):  # type: ignore[no-untyped-def]
+    """Where a number stands among sorted ones; their count if it does not."""
+    low, high = 0, len(known)
+    while low < high:
+        middle = (low + high) // 2
+        if known[middle] < pair:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < len(known) and known[low] == pair else len(known)
+
+
+@kernel
+def _exact(first, second, known, bits):  # type: ignore[no-untyped-def]
+    """The bits of a pair."""
+    place = _place(first << 16 | second, known)
+    return bits[place] if place < len(known) else np.uint32(0)
+
+
+@kernel
+def _search(codes, singles, pairs, known, first, starts, words, found):  # type: ignore[no-untyped-def]
+    used = 0
+    before = min(np.int64(codes[0]), 0xFFFF) if len(codes) else 0
+    for at in range(len(codes)):
+        after = min(np.int64(codes[at + 1]), 0xFFFF) if at + 1 < len(codes) else 0
+        hit = singles[before]
+        if not hit and pairs[((before * PAIR_FACTOR) ^ after) & (PAIR_PLACES - 1)]:
+            place = _place(before << 16 | after, known)
+            if place < len(known):
+                for word in range(first[place], first[place + 1]):
+                    size = starts[word + 1] - starts[word]
+                    if at + size <= len(codes):
+                        same = True
+                        for n in range(size):
+                            same &= codes[at + n] == words[starts[word] + n]
+                        hit |= same
+        if hit:
+            found[used] = at
+            used += 1
+        before = after
+    return used
 
 
 @kernel
@@ -90,23 +163,15 @@ def _count_chars(data, offsets, found):  # type: ignore[no-untyped-def]
         found[doc] = count
 
 
+def _number(word: str) -> int:
+    """The first two characters as one number; one character alone is followed by nothing, 0."""
+    first, second = (min(ord(char), 0xFFFF) for char in word[:2].ljust(2, "\0"))
+    return first << 16 | second
+
+
 def pair_place(first: int, second: int) -> int:
     """Where a pair of code points stands in the table."""
     return ((first * PAIR_FACTOR) ^ second) & (PAIR_PLACES - 1)
-
-
-@kernel
-def _exact(first, second, known, bits):  # type: ignore[no-untyped-def]
-    """The bits of a pair, by halving the sorted pairs."""
-    pair = first << 16 | second
-    low, high = 0, len(known)
-    while low < high:
-        middle = (low + high) // 2
-        if known[middle] < pair:
-            low = middle + 1
-        else:
-            high = middle
-    return bits[low] if low < len(known) and known[low] == pair else np.uint32(0)
 
 
 @kernel

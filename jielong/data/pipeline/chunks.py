@@ -39,6 +39,7 @@ pa: Any = pyarrow  # it has no types of its own
 
 LENGTH_BITS, TEXT_BITS = 18, 24  # of a rank; the rest are of the place
 WORK_LEVEL = 1  # of zstd, for files that live for the length of a run
+UNORDERED = ("text", "id", "meta")  # nobody looks for the smallest text
 COUNTS = "counts.json"
 DOCUMENTS = "documents.arrow"
 
@@ -127,7 +128,12 @@ def write_table(path: Path, table: Any, level: int, repeated: tuple[str, ...] = 
     group = np.cumsum(sizes, dtype=np.int64) // ROW_GROUP_BYTES if len(sizes) else np.zeros(0, np.int64)
     starts = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), table.num_rows]
     with pa.parquet.ParquetWriter(
-        path, table.schema, compression="zstd", compression_level=level, use_dictionary=list(repeated)
+        path,
+        table.schema,
+        compression="zstd",
+        compression_level=level,
+        use_dictionary=list(repeated),
+        write_statistics=[name for name in table.column_names if name not in UNORDERED],
     ) as writer:
         for start, end in pairwise(starts):
             if end > start:

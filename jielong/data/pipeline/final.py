@@ -18,7 +18,7 @@ import xxhash
 from jielong.data.cleaning.scan import Bytes
 from jielong.data.compiled import kernel
 from jielong.data.deduplicating.fingerprints import distinct, unit_hashes
-from jielong.data.documents import DOCUMENT_SCHEMA, REJECT_SCHEMA, text_id
+from jielong.data.documents import DOCUMENT_SCHEMA, LEVEL, REJECT_SCHEMA, text_id
 from jielong.data.measuring.columns import COLUMNS
 from jielong.data.pipeline.chunks import Reject, chunk_folder, column_array, pa, read_parquet, text_array, write_table
 from jielong.data.pipeline.docs import Docs
@@ -27,7 +27,6 @@ from jielong.data.pipeline.recorder import REPEATED, Recorder, histogram
 if TYPE_CHECKING:
     from jielong.data.pipeline.passes import Setting, Task
 
-FINAL_LEVEL = 3  # of zstd: 22 % smaller than level 1 on Chinese text
 HOLD_OUT = "hold_out"  # the last step: train or validation
 MIN_REPEATED_HAN = 6  # characters of a line that counts as a repeated fragment
 MAX_REPEATED_CHARS = 400
@@ -45,10 +44,10 @@ def write_final(folder: Path, docs: Docs, task: Task, setting: Setting, recorder
     table = _documents(docs, encoded, setting)
     held = np.array([split < threshold for split in splits], np.bool_)
     for name, mask in (("train", ~held), ("validation", held)):
-        write_table(folder / f"{name}.parquet", table.filter(pa.array(mask)), FINAL_LEVEL, ("source",))
+        write_table(folder / f"{name}.parquet", table.filter(pa.array(mask)), LEVEL, ("source",))
     rejects = [_rejects_of_pass(Path(work), task.number, setting) for work in setting.folders[: task.at]]
     rejects.append(_rejects(recorder.rejects, setting))
-    write_table(folder / "rejects.parquet", pa.concat_tables(rejects), FINAL_LEVEL, ("source", "stage", "rule", "file"))
+    write_table(folder / "rejects.parquet", pa.concat_tables(rejects), LEVEL, ("source", "stage", "rule", "file"))
     recorder.leave(HOLD_OUT, docs.places["source"], chars)
     np.save(folder / "characters.npy", count_characters(data), allow_pickle=False)
     return {"final": _figures(docs, encoded, splits, held, setting)}

@@ -257,8 +257,11 @@ class Worker:
         cleaner, label = self._cleaners.texts[step], self.plan.labels[step]
         secret = isinstance(self.plan.steps[step], PersonalData)
         texts, changed, gone = docs.texts, dict[int, str](), set()
+        edits = Counter[str]()
         for row in chosen.tolist():
-            text, edits = texts[row], Counter()  # type: str, Counter[str]
+            text = texts[row]
+            if edits:  # of the document before
+                edits = Counter()
             try:
                 new = cleaner(text, edits)
             except DropDocument as drop:

@@ -177,8 +177,7 @@ class Recorder:
             key = ((luck ^ salt(kind)) * FACTOR & MASK) / 2**64
             sampler = self._sampler(label, kind, "edit", EDIT_SAMPLES)
             if sampler.wants(key):
-                old, new = (hidden(text) if secret else text for text in around(before, after))
-                sampler.add(key, {"before": old, "after": new} | self._place(place))
+                sampler.add(key, {"before": before, "after": after, "secret": secret, "place": place})
 
     def split(self, label: str, place: Any, pieces: int) -> None:
         """A document became several."""
@@ -229,7 +228,10 @@ class Recorder:
         """Everything but the rejects, for JSON."""
         samples: dict[str, dict[str, dict[str, list[Sample]]]] = {}
         for (label, rule, kind), sampler in self._samples.items():
-            samples.setdefault(label, {}).setdefault(rule, {})[kind] = sampler.sorted()
+            rows = sampler.sorted()
+            if kind == "edit":  # only now, for the few that stay
+                rows = [self._edit(row) for row in rows]
+            samples.setdefault(label, {}).setdefault(rule, {})[kind] = rows
         return {
             "steps": self.steps,
             "columns": self.columns,
@@ -242,6 +244,12 @@ class Recorder:
         if sampler.wants(key):
             shown = value if isinstance(value, str) else float(value)
             sampler.add(key, self._sample(docs.text(row), docs.places[row]) | {"value": shown})
+
+    def _edit(self, row: Sample) -> Sample:
+        old, new = around(row["before"], row["after"])
+        if row["secret"]:
+            old, new = hidden(old), hidden(new)
+        return {"key": row["key"], "before": old, "after": new} | self._place(row["place"])
 
     def _sampler(self, label: str, rule: str, kind: str, limit: int) -> Sampler:
         return self._samples.setdefault((label, rule, kind), Sampler(limit))

@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 
 from jielong.data import steps
 from jielong.data.cleaning.adverts import FORMULAS, LONGEST_SENTENCE, PHRASES, PLEAS, AdvertsCleaner, search_for
+from jielong.data.cleaning.scan import WordSearch
 from tests.data.cleaning.triggers import check_contract
 
 CLEANER = AdvertsCleaner(steps.Adverts(step="adverts"))
 REMOVE = AdvertsCleaner(steps.Adverts(step="adverts", urls="remove", max_line_chars=10, phrases=("独家秘方", "€")))
+BY_PATTERN, BY_CODES = (AdvertsCleaner(steps.Adverts(step="adverts", phrases=("独家秘方", "€"))) for _ in range(2))
+BY_PATTERN._beginnings = lambda text: [match.start() for match in BY_PATTERN._start.finditer(text)]  # type: ignore[method-assign]
+BY_CODES._beginnings = BY_CODES._words.places  # type: ignore[method-assign]
 KEEP = AdvertsCleaner(steps.Adverts(step="adverts", urls="keep"))
 
 
@@ -144,3 +148,10 @@ def test_search_finds_what_the_alternation_finds(text: str) -> None:
         exact = [match.start() for match in slow.finditer(text)]
         assert set(exact) <= set(places)
         assert places == exact or "€" in words
+        assert exact == WordSearch(words).places(text)
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS) | st.text(st.sampled_from("".join(FRAGMENTS) + "😀\n"), max_size=3)).map("".join))
+def test_both_searches_clean_alike(text: str) -> None:
+    edits = Counter[str](), Counter[str]()
+    assert BY_PATTERN(text, edits[0]) == BY_CODES(text, edits[1]) and edits[0] == edits[1]
