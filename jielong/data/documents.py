@@ -101,7 +101,9 @@ def move_one(folder: Path, identity: str, target: str) -> None:
         for split, rows in ((target, table.slice(here, 1)), (start, rest)):
             path = folder / file.name.replace(start, split)
             scratch = path.with_suffix(".moving")
-            pa.parquet.write_table(rows, scratch, compression="zstd", compression_level=LEVEL, use_dictionary=["source"])
+            pa.parquet.write_table(
+                rows, scratch, compression="zstd", compression_level=LEVEL, use_dictionary=["source"]
+            )
             scratch.replace(path)
         return
     raise AssertionError(f"no document {identity} in {folder}")

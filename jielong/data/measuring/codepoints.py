@@ -90,7 +90,7 @@ def in_ranges(ranges: tuple[tuple[int, int], ...]) -> NDArray[np.bool_]:
 
 def traditional_characters() -> frozenset[str]:
     """The Han characters that Big5 encodes and GB2312 does not."""
-    return frozenset(char for char in _encodable("big5") - _encodable("gb2312") if "\u3400" <= char <= "\u9fff")
+    return _encodable("big5") - _encodable("gb2312")
 
 
 @functools.cache
@@ -122,11 +122,11 @@ def classes() -> Classes:
     emoji_parts = _members("\u200d\u20e3\ufe0e\ufe0f") | in_ranges(
         ((0xE0020, 0xE007F),)
     )  # joiner, keycap, selectors, tags
-    script = np.where(letter | han, 1, 0)
+    script = (letter | han).astype(np.uint8)
     for index, ranges in enumerate(SCRIPTS.values(), 1):
         for first, last in ranges:
             part = script[first : last + 1]
-            part[part > 0] = index
+            part[part > 0] = index  # only letters
     masks = {
         HAN: han,
         LATIN: letter & in_ranges(SCRIPTS["und-Latn"]),
@@ -143,9 +143,9 @@ def classes() -> Classes:
         TERMINAL: _members(TERMINAL_CHARACTERS),
         GAP: space | _members(GAPS),
     }
-    flags = script << SCRIPT_SHIFT
+    flags = script.astype(np.int64) << SCRIPT_SHIFT
     for bit, mask in masks.items():
-        flags[mask] |= bit
+        flags += mask * np.int64(bit)
     return Classes(*numbered(flags))
 
 
@@ -153,9 +153,11 @@ def numbered(flags: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.in
     """The distinct values, ascending, and for each value its number among them: np.unique for few distinct values."""
     seen: set[int] = set(flags[:0x34000].tolist()) | set(flags[0x34000::0x10].tolist()) | set(flags[0xE0000:].tolist())
     distinct = np.array(sorted(seen), np.int64)
-    of = np.searchsorted(distinct, flags)
+    of = np.full(len(flags), np.searchsorted(distinct, flags[0x40000]), np.uint8)  # planes 4 to 13 hold nothing
+    for part in (slice(0, 0x34000), slice(0xE0000, None)):
+        of[part] = np.searchsorted(distinct, flags[part])
     assert len(distinct) <= 256 and (distinct[of] == flags).all()
-    return of.astype(np.uint8), distinct
+    return of, distinct
 
 
 def _members(chars: str | frozenset[str]) -> NDArray[np.bool_]:
@@ -165,8 +167,6 @@ def _members(chars: str | frozenset[str]) -> NDArray[np.bool_]:
 
 
 def _encodable(codec: str) -> frozenset[str]:
-    """The characters that a double-byte codec can encode, found by decoding every pair of bytes."""
-    decoded = (
-        bytes((first, second)).decode(codec, "ignore") for first in range(0x81, 0xFF) for second in range(0x40, 0xFF)
-    )
-    return frozenset(char for char in decoded if len(char) == 1)
+    """The Han characters of the basic plane that a codec can encode."""
+    every = "".join(map(chr, range(0x3400, 0xA000)))
+    return frozenset(every.encode(codec, "ignore").decode(codec))

@@ -34,7 +34,6 @@ from jielong.data.measuring.codepoints import (
     WORD,
     Classes,
     classes,
-    numbered,
 )  # fmt: skip
 from jielong.data.measuring.language import languages
 from jielong.data.measuring.measure_kernel import CARE_CHARACTERS, COUNTS, TRAITS, count_documents, stop_table
@@ -127,9 +126,10 @@ def _tables() -> tuple[Classes, NDArray[np.uint8], NDArray[np.uint64]]:
     table = classes()
     bits = {"word": WORD, "han": HAN, "stop": STOP, "space": SPACE, "terminal": TERMINAL, "bullet": BULLET, "gap": GAP}
     care = 1 << 62
-    flags = table.flags[table.of]
-    flags[[ord(char) for char in CARE_CHARACTERS]] |= care
-    of, distinct = numbered(flags)
+    apart = np.array([ord(char) for char in CARE_CHARACTERS])
+    old, place = np.unique(table.of[apart], return_inverse=True)  # classes of their own, behind the others
+    of, distinct = table.of.copy(), np.concatenate([table.flags, table.flags[old] | care])
+    of[apart] = len(table.flags) + place
     traits = np.zeros(len(distinct), np.uint8)
     for bit, name in enumerate(TRAITS):
         traits |= np.where(distinct & bits.get(name, care), 1 << bit, 0).astype(np.uint8)

@@ -150,20 +150,15 @@ def text_array(docs: Docs) -> Any:
 def write_documents(path: Path, docs: Docs) -> None:
     """Write documents as an Arrow file, not compressed: it lives as long as a run, and is mapped instead of read."""
     columns = {"text": text_array(docs)}
-    columns |= {name: column_array(docs.places[name]) for name in PLACE.names or ()}
+    columns |= {name: pa.array(np.ascontiguousarray(docs.places[name])) for name in PLACE.names or ()}
     table = pa.table(columns | {name: column_array(values) for name, values in docs.columns.items()})
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
 
 
 def column_array(values: Column) -> Any:
-    """A column for Arrow: strings or numbers, without a copy. (pyarrow.array would import pandas, a third of a second.)"""
-    if values.dtype.kind in "OUT":
-        return pa.array(values.tolist(), pa.string())
-    if values.dtype == np.bool_:
-        return pa.array(values.tolist(), pa.bool_())
-    buffer = pa.py_buffer(np.ascontiguousarray(values))
-    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, buffer])
+    """A column for Arrow: strings or numbers."""
+    return pa.array(values.tolist(), pa.string()) if values.dtype.kind in "OUT" else pa.array(values)
 
 
 def read_documents(work: Path, number: int) -> Docs:
