@@ -165,8 +165,8 @@ def _count_chars(data, offsets, found):  # type: ignore[no-untyped-def]
 
 def _number(word: str) -> int:
     """The first two characters as one number; one character alone is followed by nothing, 0."""
-    first, second = (min(ord(char), 0xFFFF) for char in word[:2].ljust(2, "\0"))
-    return first << 16 | second
+    codes = [min(ord(char), 0xFFFF) for char in word[:2].ljust(2, "\0")]
+    return codes[0] << 16 | codes[1]
 
 
 def pair_place(first: int, second: int) -> int:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 from jielong.data.pipeline.passes import Setting, Task, Worker
 from jielong.errors import DataError
@@ -58,9 +59,9 @@ class Crew:
     def __enter__(self) -> Crew:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._pool is not None:  # after an error, what is under way is waited for; else they go home while we go on
+            self._pool.shutdown(wait=kind is not None, cancel_futures=True)
 
     def do(self, tasks: Iterable[Task]) -> Iterator[int]:
         """Do every task; yields the numbers of chunks as they are done, in any order.
@@ -77,14 +78,16 @@ class Crew:
     def _in_processes(self, source: Iterator[Task]) -> Iterator[int]:
         waiting, running = list[Task](), dict[Future[int], Task]()
         attempts: dict[int, int] = {}
+        unborn = 0  # times that the processes died before they were given anything
         while True:
             try:
+                self._start()  # they import what they need while the first chunk is read
                 while len(running) < self.processes + AHEAD:
                     if not waiting:
                         waiting += itertools.islice(source, 1)
                     if not waiting:
                         break
-                    running[self._submit(waiting[-1])] = waiting[-1]
+                    running[self._submit(_do, waiting[-1])] = waiting[-1]
                     waiting.pop()
                 if not running:
                     return
@@ -96,26 +99,34 @@ class Crew:
             except BrokenProcessPool:
                 for future in [future for future in running if future.done() and future.exception() is None]:
                     yield running.pop(future).number
+                unborn += not running
                 for task in running.values():
                     attempts[task.number] = attempts.get(task.number, 0) + 1
-                    if attempts[task.number] == ATTEMPTS:
-                        raise DataError(
-                            f"data: a worker process died {ATTEMPTS} times, got chunk {task.number} under way each time; "
-                            "it may need more memory than there is; lower data.processes or data.chunk_megabytes and "
-                            "run the same command again"
-                        ) from None
+                if unborn == ATTEMPTS or any(attempts[task.number] == ATTEMPTS for task in running.values()):
+                    worst = max(running.values(), key=lambda task: attempts[task.number]).number if running else "none"
+                    raise DataError(
+                        f"data: a worker process died {ATTEMPTS} times, got chunk {worst} under way each time; "
+                        "it may need more memory than there is; lower data.processes or data.chunk_megabytes and "
+                        "run the same command again"
+                    ) from None
                 waiting += running.values()
                 say(f"data: a worker process died; {len(waiting)} chunks are done again")
                 running = {}
-                assert self._pool is not None
-                self._pool.shutdown(cancel_futures=True)
+                if self._pool is not None:
+                    self._pool.shutdown(cancel_futures=True)
                 self._pool = None
 
-    def _submit(self, task: Task) -> Future[int]:
+    def _start(self) -> None:
+        """Start the processes, if they are not there: each starts with a task."""
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.processes, context, _begin, (self.setting, os.getpid()))
+            for _ in range(self.processes):
+                self._submit(os.getpid)
+
+    def _submit(self, function: Any, *given: Any) -> Future[int]:
+        assert self._pool is not None
         try:
-            if self._pool is None:
-                context = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(self.processes, context, _begin, (self.setting, os.getpid()))
-            return self._pool.submit(_do, task)
+            return self._pool.submit(function, *given)
         except OSError as error:  # a worker died while another one was started
             raise BrokenProcessPool(str(error)) from None
