@@ -132,10 +132,10 @@ def _exact(first, second, known, bits):  # type: ignore[no-untyped-def]
 
 @kernel
 def _search(codes, singles, pairs, known, first, starts, words, found):  # type: ignore[no-untyped-def]
-    used = 0
-    before = min(np.int64(codes[0]), 0xFFFF) if len(codes) else 0
+    used, last = 0, np.int64(0xFFFF)
+    before = min(np.int64(codes[0]), last) if len(codes) else np.int64(0)
     for at in range(len(codes)):
-        after = min(np.int64(codes[at + 1]), 0xFFFF) if at + 1 < len(codes) else 0
+        after = min(np.int64(codes[at + 1]), last) if at + 1 < len(codes) else np.int64(0)
         hit = singles[before]
         if not hit and pairs[((before * PAIR_FACTOR) ^ after) & (PAIR_PLACES - 1)]:
             place = _place(before << 16 | after, known)

@@ -46,6 +46,7 @@ class Docs:
         self.columns = {} if columns is None else columns
         self._strings: list[str] | None = texts if isinstance(texts, list) else None
         self._encoded: tuple[Bytes, Offsets] | None = None if isinstance(texts, list) else texts
+        self._stale: set[int] = set()  # rows whose bytes are older than their strings
 
     def __len__(self) -> int:
         return len(self.places)
@@ -79,6 +80,10 @@ class Docs:
         if self._encoded is None:
             assert self._strings is not None
             self._encoded = encode(self._strings)
+        elif self._stale:
+            assert self._strings is not None
+            self._gather(np.arange(len(self)), {row: self._strings[row].encode("utf-8") for row in self._stale})
+        self._stale.clear()
         return self._encoded
 
     def replace(self, texts: dict[int, str]) -> None:
@@ -88,7 +93,7 @@ class Docs:
         if self._strings is not None:
             for row, text in texts.items():
                 self._strings[row] = text
-            self._encoded = None
+            self._stale |= texts.keys()
         else:
             self._gather(np.arange(len(self)), {row: text.encode("utf-8") for row, text in texts.items()})
 

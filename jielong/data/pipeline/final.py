@@ -17,7 +17,7 @@ import xxhash
 
 from jielong.data.cleaning.scan import Bytes
 from jielong.data.compiled import kernel
-from jielong.data.deduplicating.fingerprints import distinct, unit_hashes
+from jielong.data.deduplicating.fingerprints import unit_hashes
 from jielong.data.documents import DOCUMENT_SCHEMA, LEVEL, REJECT_SCHEMA, text_id
 from jielong.data.measuring.columns import COLUMNS
 from jielong.data.pipeline.chunks import Reject, chunk_folder, column_array, pa, read_parquet, text_array, write_table
@@ -137,17 +137,35 @@ def _figures(docs: Docs, encoded: list[memoryview], splits: list[int], held: Any
 def repeated_lines(docs: Docs) -> list[tuple[str, int]]:
     """The lines that stand in most documents of a chunk, each with their number."""
     hashes, starts = unit_hashes(*docs.encoded(), MIN_REPEATED_HAN, np.zeros(len(docs), np.int64))
-    values, counts = np.unique(distinct(hashes, starts)[0], return_counts=True)
-    often = np.flatnonzero(counts > 1)
-    often = often[np.lexsort((values[often], -counts[often]))][:REPEATED]
-    order = np.argsort(hashes, kind="stable")
-    places = order[np.searchsorted(hashes, values[often], sorter=order)]  # the first line of each hash
-    rows = np.searchsorted(starts, places, side="right") - 1
+    size = 1 << int(2 * np.count_nonzero(hashes) + 1).bit_length()
+    places, counts = np.full(size, -1, np.int64), np.zeros(size, np.int64)
+    _count_lines(hashes, starts, places, counts)
+    places, counts = places[counts > 1], counts[counts > 1]
+    often = np.lexsort((hashes[places], -counts))[:REPEATED]
+    rows = np.searchsorted(starts, places[often], side="right") - 1
     found = []
-    for row, place, count in zip(rows.tolist(), places.tolist(), counts[often].tolist(), strict=True):
+    for row, place, count in zip(rows.tolist(), places[often].tolist(), counts[often].tolist(), strict=True):
         line = docs.text(row).split("\n")[place - int(starts[row])].strip()
         found.append((line[:MAX_REPEATED_CHARS], count))
     return found
+
+
+@kernel
+def _count_lines(hashes, starts, places, counts):  # type: ignore[no-untyped-def]
+    """Fill a hash table (a power of two of places): the first line of each hash, and the documents that have it."""
+    last = np.full(len(places), -1, np.int64)  # the document that was counted last
+    for doc in range(len(starts) - 1):
+        for line in range(starts[doc], starts[doc + 1]):
+            if hashes[line] == 0:
+                continue
+            at = np.int64(hashes[line] & np.uint64(len(places) - 1))
+            while places[at] >= 0 and hashes[places[at]] != hashes[line]:
+                at = (at + 1) & (len(places) - 1)
+            if places[at] < 0:
+                places[at] = line
+            if last[at] != doc:
+                counts[at] += 1
+                last[at] = doc
 
 
 def count_characters(data: Bytes) -> Any:

@@ -9,6 +9,7 @@ With one process everything is done here, without workers.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -35,6 +36,7 @@ def _begin(setting: Setting, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; a chunk under way is finished
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     _worker = Worker(setting)
+    gc.freeze()
 
 
 def _end_with_parent(parent: int) -> None:
@@ -57,9 +59,13 @@ class Crew:
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Crew:
+        if self.processes == 1:
+            gc.freeze()  # what is there now stays: the collector need not look at it again and again
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.processes == 1:
+            gc.unfreeze()
         if self._pool is not None:  # after an error, what is under way is waited for; else they go home while we go on
             self._pool.shutdown(wait=kind is not None, cancel_futures=True)
 

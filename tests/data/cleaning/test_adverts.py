@@ -151,7 +151,11 @@ def test_search_finds_what_the_alternation_finds(text: str) -> None:
         assert exact == WordSearch(words).places(text)
 
 
-@given(st.lists(st.sampled_from(FRAGMENTS) | st.text(st.sampled_from("".join(FRAGMENTS) + "😀\n"), max_size=3)).map("".join))
+@given(
+    st.lists(st.sampled_from(FRAGMENTS) | st.text(st.sampled_from("".join(FRAGMENTS) + "😀\n"), max_size=3)).map(
+        "".join
+    )
+)
 def test_both_searches_clean_alike(text: str) -> None:
     edits = Counter[str](), Counter[str]()
     assert BY_PATTERN(text, edits[0]) == BY_CODES(text, edits[1]) and edits[0] == edits[1]
