@@ -57,7 +57,9 @@ def type_name(annotation: Any) -> str:
         return ", ".join(f'`"{choice}"`' for choice in arguments)
     if origin is tuple:
         return "list of tables" if tables_of(annotation) else f"list of {type_name(arguments[0])}s"
-    return NAMES[annotation]
+    if origin is dict:
+        return f"table of {type_name(arguments[1])}s"
+    return "table" if nested(annotation) else NAMES[annotation]
 
 
 def nested(kind: Any) -> bool:
@@ -144,7 +146,7 @@ def key_of(kind: type[Section]) -> str:
 
 def first_field(kind: type[Section]) -> FieldInfo:
     """That key's field."""
-    info = kind.model_fields[key_of(kind)]
+    info = kind.model_fields.get(key_of(kind), FieldInfo(annotation=None))
     return info if typing.get_origin(info.annotation) is Literal else FieldInfo(annotation=None)
 
 

@@ -14,6 +14,7 @@ import difflib
 import glob
 import importlib
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -386,6 +387,10 @@ def to_toml(recipe: Recipe, comments: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml_value(key)
+
+
 def _toml_value(value: Any) -> str:
     if isinstance(value, Section):
         fields = sorted(type(value).model_fields.items(), key=lambda item: not item[1].is_required())
@@ -393,6 +398,8 @@ def _toml_value(value: Any) -> str:
         # in a row of a list, what is empty by default stays away
         shown = [(key, item) for key, item, default in rows if item is not None and (item or item != default)]
         return "{" + ", ".join(f"{key} = {_toml_value(item)}" for key, item in shown) + "}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml_key(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):

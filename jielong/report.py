@@ -268,7 +268,26 @@ def train_section(found: Contents) -> Piece:
         ("time in training steps", "训练用时", spoken(duration(counts.get("train_seconds")))),
         ("checkpoint", "检查点", checkpoint(found, counts.get("checkpoint"))),
     )
-    return body + timelines(found)
+    return body + mixture(counts.get("mix") or {}) + timelines(found)
+
+
+def mixture(mix: dict[str, dict[str, Any]]) -> Piece:
+    """What was read of each source, beside what was wanted."""
+    if not mix:
+        return NOTHING
+    names = [
+        say("source", "来源"),
+        say("wanted", "目标占比"),
+        say("read", "实际占比"),
+        say("tokens", "词元"),
+        say("passes", "遍数"),
+    ]
+    rows = [
+        [code(name), exact(row.get("wanted"), ".2%"), exact(row.get("share"), ".2%"), exact(row.get("tokens")),
+         exact(row.get("epochs"), ".2f")]
+        for name, row in mix.items()
+    ]  # fmt: skip
+    return paragraph("The mix of the sources, by tokens:", "各来源的配比（按词元）：") + table(names, rows)
 
 
 def checkpoint(found: Contents, value: Any) -> Piece:
@@ -309,6 +328,13 @@ def evaluate_section(found: Contents) -> Piece:
         ("characters", "字符", exact(found.results.get("characters"))),
         ("bytes", "字节", exact(found.results.get("bytes"))),
     )
+    if len(by_source := found.results.get("by_source") or {}) > 1:
+        head = [say("source", "来源"), say("bits per byte", "每字节比特"), say("documents", "文档")]
+        rows = [
+            [code(name), exact(row.get("bits_per_byte"), ".4f"), exact(row.get("documents"))]
+            for name, row in by_source.items()
+        ]
+        measures += table(head, rows)
     return measures + paragraph(
         "Bits the model would need to store one byte of the validation text, which it never saw. The number does not depend on "
         "the tokenizer; lower is better, and guessing bytes at random gives 8.",

@@ -74,6 +74,13 @@ def iter_documents(documents_folder: Path, split: str, batch: int = 1000) -> Ite
             yield from rows
 
 
+def iter_sourced(documents_folder: Path, split: str, batch: int = 1000) -> Iterator[list[tuple[str, str]]]:
+    """Text and source of each document of a split, in order, at most `batch` at a time."""
+    for path in split_files(documents_folder, split):
+        for rows in iter_rows(path, batch, ["text", "source"]):
+            yield [(row["text"], row["source"]) for row in rows]
+
+
 def iter_texts(documents_folder: Path, split: str, batch: int = 1000) -> Iterator[list[str]]:
     """The texts of a split, in order, at most `batch` at a time."""
     for path in split_files(documents_folder, split):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -31,26 +31,29 @@ def measure(
     autocast: contextlib.AbstractContextManager[Any] | None = None,
     start_id: int | None = None,
     progress: Callable[[int], None] | None = None,
+    documents: Iterable[int] | None = None,
 ) -> dict[str, float]:
     """Loss (nats a token) and bits per byte of a model over whole documents of a split, in stored order.
 
     start_id: the token before a document's first one (None: end-of-text, as our models are trained).
-    max_tokens: stop after the document that reaches this many tokens (None: all). The model's mode is put back.
+    documents: their numbers (None: all). max_tokens: stop after the document that reaches this many tokens (None: all). The model's mode is put back.
     """
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    nats, tokens, text_bytes, documents = 0.0, 0, 0, 0
+    nats, tokens, text_bytes, seen = 0.0, 0, 0, 0
     try:
         with autocast or contextlib.nullcontext():
-            for batch, finished_bytes in evaluation_batches(shards, sequence_length, rows, max_tokens, start_id):
+            for batch, finished_bytes in evaluation_batches(
+                shards, sequence_length, rows, max_tokens, start_id, documents
+            ):
                 parts = (batch.inputs, batch.labels, batch.positions, batch.documents)
                 nats += float(model.loss_sum(*(torch.from_numpy(part).to(device) for part in parts)))
                 tokens += int((batch.labels != IGNORE).sum())
                 text_bytes += finished_bytes
                 if progress is not None:
                     progress(int((batch.labels != IGNORE).sum()))
-                documents += int((batch.labels == shards.end_id).sum())  # every document ends in one
+                seen += int((batch.labels == shards.end_id).sum())  # every document ends in one
     finally:
         model.train(training)
     return {
@@ -59,5 +62,5 @@ def measure(
         "bits": nats / math.log(2),
         "tokens": tokens,
         "bytes": text_bytes,
-        "documents": documents,
+        "documents": seen,
     }

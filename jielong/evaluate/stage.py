@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from jielong.tokenizer.stage import batches
 if TYPE_CHECKING:
     from jielong.model.transformer import CausalLM
 
-FORMAT = 1
+FORMAT = 2
 LONGEST_ROW = 4096  # tokens; a model with a longer context is measured in rows of this, so that memory stays bounded
 SHARD_TOKENS = 10_000_000  # of the temporary shards that `evaluate_files` makes
 
@@ -55,19 +57,19 @@ def evaluate_files(model: CausalLM, tokenizer: TokenizerFolder, paths: list[str]
     files = [(file, Source(name="text", path=path)) for path in paths for file in expand(path, Path.cwd())]
     with tempfile.TemporaryDirectory() as folder:
 
-        def texts() -> Iterator[list[str]]:
+        def texts() -> Iterator[list[tuple[str, str]]]:
             for file, source in files:
                 for record in read_file(file, source, bar.advance):
                     if isinstance(record, BadRecord):
                         rejected[record.reason] += 1
                     else:
-                        yield [record.text]
+                        yield [(record.text, source.name)]
 
         with (
             Progress("evaluate: tokenising", sum(file.stat().st_size for file, _ in files), "B") as bar,
             ShardWriter(Path(folder), "text", tokenizer.size, tokenizer.end_id, SHARD_TOKENS) as writer,
         ):
-            for batch in batches(texts()):
+            for batch, _ in batches(texts()):
                 writer.add(batch, tokenizer.encode(batch))
         if writer.documents == 0:
             raise DataError(f"--data: no readable document, got {', '.join(paths)}; look at them with: jielong check")
@@ -86,16 +88,36 @@ def evaluate(model: CausalLM, shards: Shards, config: Config, start_id: int | No
     longest = model.config.max_position_embeddings
     length = min(config.sequence_length or LONGEST_ROW, longest)
     rows = max(1, config.batch_tokens // length)
+    by_source: dict[str, dict[str, float]] = {}
     with Progress("evaluate: measuring", min(config.max_tokens or shards.tokens, shards.tokens), "tokens") as bar:
-        found = measure(model, shards, length, rows, config.max_tokens, start_id=start_id, progress=bar.advance)
-    whole = found["documents"] == shards.documents
+        for name, numbers in _covered(shards, config.max_tokens).items():
+            bar.note(name)
+            by_source[name] = measure(
+                model, shards, length, rows, start_id=start_id, progress=bar.advance, documents=numbers
+            )
+    total = {key: sum(row[key] for row in by_source.values()) for key in ("bits", "tokens", "bytes", "documents")}
+    whole = total["documents"] == shards.documents
     return {
-        "bits_per_byte": found["bits_per_byte"],
-        "bits_per_character": found["bits"] / shards.characters if whole else None,
-        "loss": found["loss"],
-        "tokens": int(found["tokens"]),
-        "bytes": int(found["bytes"]),
+        "bits_per_byte": total["bits"] / total["bytes"],
+        "bits_per_character": total["bits"] / shards.characters if whole else None,
+        "loss": total["bits"] * math.log(2) / total["tokens"],
+        "tokens": int(total["tokens"]),
+        "bytes": int(total["bytes"]),
         "characters": shards.characters if whole else None,
-        "documents": int(found["documents"]),
+        "documents": int(total["documents"]),
         "sequence_length": length,
+        "by_source": {
+            name: {"bits_per_byte": row["bits_per_byte"], "loss": row["loss"], "documents": int(row["documents"])}
+            for name, row in by_source.items()
+        },
     }
+
+
+def _covered(shards: Shards, max_tokens: int | None) -> dict[str, list[int]]:
+    """The documents in stored order until `max_tokens` are covered, those of each source together."""
+    covered = shards.documents
+    if max_tokens is not None:
+        sizes = itertools.accumulate(len(document) for document in shards)
+        covered = 1 + sum(1 for _ in itertools.takewhile(lambda size: size < max_tokens, sizes))
+    found = {name: shards.numbers_of(name) for name in shards.by_source}
+    return {name: part for name, numbers in found.items() if (part := numbers[numbers < covered].tolist())}

@@ -4,8 +4,10 @@
       train-00000.bin     headerless little-endian uint16 or uint32: documents end to end, each closed by end-of-text
       train-00000.idx     int64, documents + 1: where each document starts in the .bin, in tokens
       train-00000.bytes   int64, documents: UTF-8 bytes of each document's text (bits per byte are counted from text)
+      train-00000.src     uint16, documents: the number of each document's source in the manifest's list
       validation-...
-      manifest.json       dtype, vocabulary, end-of-text id, and per split: counts, files and their checksums
+      manifest.json       dtype, vocabulary, end-of-text id, sources, and per split: counts (also for each source), files and
+                          their checksums
 
 The shards are length-free: rows of any length are cut from them when they are read. The dtype follows from the
 vocabulary, so an id can not overflow. Writing is a stream: memory holds one batch of documents and one shard's offsets.
@@ -25,9 +27,11 @@ import orjson
 from jielong.errors import ShardError
 from jielong.runs import hash_file, write_json
 
-FORMAT = 1
+FORMAT = 2
 UINT16_IDS = 1 << 16
-PARTS = ("bin", "idx", "bytes")
+PARTS = ("bin", "idx", "bytes", "src")
+ONE_SOURCE = ("text",)  # where nothing is said about sources
+COUNTED = ("documents", "tokens", "bytes", "chars")
 
 
 def dtype_for(vocab_size: int) -> np.dtype[Any]:
@@ -38,14 +42,25 @@ def dtype_for(vocab_size: int) -> np.dtype[Any]:
 class ShardWriter:
     """Writes one split. Use as a context manager; `summary()` afterwards gives its manifest entry."""
 
-    def __init__(self, folder: Path, split: str, vocab_size: int, end_id: int, shard_tokens: int) -> None:
-        assert 0 <= end_id < vocab_size
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        vocab_size: int,
+        end_id: int,
+        shard_tokens: int,
+        sources: tuple[str, ...] = ONE_SOURCE,
+    ) -> None:
+        assert 0 <= end_id < vocab_size and 0 < len(sources) <= 1 << 16
+        self.sources = {name: number for number, name in enumerate(sources)}
+        self.by_source = {name: dict.fromkeys(COUNTED, 0) for name in sources}
         self.folder, self.split, self.vocab_size, self.end_id = folder, split, vocab_size, end_id
         self.shard_tokens, self.dtype = shard_tokens, dtype_for(vocab_size)
         self.documents = self.tokens = self.text_bytes = self.characters = 0
         self._files: list[dict[str, Any]] = []
         self._offsets: list[int] = [0]
         self._lengths: list[int] = []
+        self._origins: list[int] = []
         self._bin: Any = None
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -60,9 +75,11 @@ class ShardWriter:
         elif self._bin is not None:
             self._bin.close()
 
-    def add(self, texts: list[str], ids: list[list[int]]) -> None:
-        """Append documents: their texts (for the counts) and their token ids, without the end-of-text id."""
-        for text, document in zip(texts, ids, strict=True):
+    def add(self, texts: list[str], ids: list[list[int]], sources: list[str] | None = None) -> None:
+        """Append documents: their texts (for the counts), their token ids, without the end-of-text id, and the names of
+        their sources (None: the first one)."""
+        names = [next(iter(self.sources))] * len(texts) if sources is None else sources
+        for text, document, source in zip(texts, ids, names, strict=True):
             row = np.array([*document, self.end_id], dtype=np.int64)
             assert row.min() >= 0 and row.max() < self.vocab_size, "a tokenizer gave an id outside its vocabulary"
             if self._bin is None:
@@ -72,6 +89,9 @@ class ShardWriter:
             self._offsets.append(self._offsets[-1] + len(row))
             size = len(text.encode("utf-8"))
             self._lengths.append(size)
+            self._origins.append(self.sources[source])
+            for name, count in zip(COUNTED, (1, len(row), size, len(text)), strict=True):
+                self.by_source[source][name] += count
             self.documents += 1
             self.tokens += len(row)
             self.text_bytes += size
@@ -90,11 +110,12 @@ class ShardWriter:
         stem = self._stem()
         (self.folder / f"{stem}.idx").write_bytes(np.array(self._offsets, dtype="<i8").tobytes())
         (self.folder / f"{stem}.bytes").write_bytes(np.array(self._lengths, dtype="<i8").tobytes())
+        (self.folder / f"{stem}.src").write_bytes(np.array(self._origins, dtype="<u2").tobytes())
         sums = {part: hash_file(self.folder / f"{stem}.{part}") for part in PARTS}
         self._files.append(
             {"name": stem, "documents": len(self._lengths), "tokens": self._offsets[-1], "xxh3_128": sums}
         )
-        self._offsets, self._lengths = [0], []
+        self._offsets, self._lengths, self._origins = [0], [], []
 
     def summary(self) -> dict[str, Any]:
         """Counts and files of the split. `tokens` includes one end-of-text a document."""
@@ -103,6 +124,7 @@ class ShardWriter:
             "tokens": self.tokens,
             "bytes": self.text_bytes,
             "chars": self.characters,
+            "by_source": self.by_source,
             "files": self._files,
         }
 
@@ -135,6 +157,7 @@ class Shards:
             self.files: list[dict[str, Any]] = entry["files"]
             self.documents, self.tokens = int(entry["documents"]), int(entry["tokens"])
             self.text_bytes, self.characters = int(entry["bytes"]), int(entry["chars"])
+            self.by_source: dict[str, dict[str, int]] = entry["by_source"]
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ShardError(
                 f"{folder}: not a readable shards folder for split {split!r} ({error!r}); {_AGAIN}"
@@ -142,10 +165,12 @@ class Shards:
         self._bins: list[npt.NDArray[Any]] = []
         self._offsets: list[npt.NDArray[np.int64]] = []
         self._lengths: list[npt.NDArray[np.int64]] = []
+        self._origins: list[npt.NDArray[np.uint16]] = []
         for row in self.files:
             self._bins.append(self._map(f"{row['name']}.bin", dtype, row["tokens"]))
             self._offsets.append(self._map(f"{row['name']}.idx", np.dtype("<i8"), row["documents"] + 1))
             self._lengths.append(self._map(f"{row['name']}.bytes", np.dtype("<i8"), row["documents"]))
+            self._origins.append(self._map(f"{row['name']}.src", np.dtype("<u2"), row["documents"]))
         self._first = np.cumsum([0, *(row["documents"] for row in self.files)])
 
     def _map(self, name: str, dtype: np.dtype[Any], length: int) -> npt.NDArray[Any]:
@@ -175,6 +200,15 @@ class Shards:
         """UTF-8 bytes of a document's text."""
         file = int(np.searchsorted(self._first, number, side="right")) - 1
         return int(self._lengths[file][number - int(self._first[file])])
+
+    def numbers_of(self, source: str) -> npt.NDArray[np.int64]:
+        """The numbers of a source's documents, in order: 8 bytes of memory a document."""
+        number = list(self.by_source).index(source)
+        found = [
+            np.flatnonzero(origins == number) + first
+            for origins, first in zip(self._origins, self._first[:-1], strict=True)
+        ]
+        return np.concatenate([*found, np.empty(0, np.int64)]).astype(np.int64)
 
     def __iter__(self) -> Iterator[npt.NDArray[Any]]:
         return (self.document(number) for number in range(self.documents))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jielong.data.documents import iter_texts
+from jielong.data.documents import iter_sourced, iter_texts
 from jielong.errors import TokenizerError
 from jielong.progress import Progress, human_count, say
 from jielong.runs import StageContext, write_json
@@ -15,7 +15,7 @@ from jielong.tokenizer.config import Config
 from jielong.tokenizer.folder import FILES, TokenizerFolder, copy_folder, open_folder
 from jielong.tokenizer.shards import ShardWriter, write_manifest
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "validation")
 BATCH_DOCUMENTS, BATCH_BYTES = 1000, 4_000_000  # encoding takes about 70 bytes of memory a byte of text
 EXAMPLES = ("中国人民银行今天宣布，下调存款准备金率0.5个百分点。", "人工智能是研究、开发用于模拟人的智能的科学。",
@@ -61,20 +61,27 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     }
 
 
-def batches(groups: Iterable[list[str]], most_bytes: int = BATCH_BYTES) -> Iterator[list[str]]:
-    """Regroup texts so that a batch holds at most `most_bytes` of UTF-8, or one text that is longer than that."""
-    batch: list[str] = []
+def batches(
+    groups: Iterable[list[tuple[str, str]]], most_bytes: int = BATCH_BYTES
+) -> Iterator[tuple[list[str], list[str]]]:
+    """Regroup texts, each with its source, so that a batch holds at most `most_bytes` of UTF-8, or one text that is longer
+    than that. Yields texts and sources."""
+    batch: list[tuple[str, str]] = []
     size = 0
     for group in groups:
-        for text in group:
+        for text, source in group:
             length = len(text.encode("utf-8"))
             if batch and (size + length > most_bytes or len(batch) == BATCH_DOCUMENTS):
-                yield batch
+                yield _apart(batch)
                 batch, size = [], 0
-            batch.append(text)
+            batch.append((text, source))
             size += length
     if batch:
-        yield batch
+        yield _apart(batch)
+
+
+def _apart(batch: list[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    return [text for text, _ in batch], [source for _, source in batch]
 
 
 def _train(config: Config, documents: Path, counts: dict[str, Any], out: Path) -> None:
@@ -101,10 +108,12 @@ def _write_split(
 ) -> dict[str, Any]:
     with (
         Progress(f"tokenizer: {split} shards", counts[split], "documents") as bar,
-        ShardWriter(out, split, tokenizer.size, tokenizer.end_id, config.shard_tokens) as writer,
+        ShardWriter(
+            out, split, tokenizer.size, tokenizer.end_id, config.shard_tokens, tuple(counts["by_source"])
+        ) as writer,
     ):
-        for texts in batches(iter_texts(documents, split, BATCH_DOCUMENTS)):
-            writer.add(texts, tokenizer.encode(texts))
+        for texts, sources in batches(iter_sourced(documents, split, BATCH_DOCUMENTS)):
+            writer.add(texts, tokenizer.encode(texts), sources)
             bar.advance(len(texts))
             bar.note(f"{human_count(writer.tokens)} tokens")
     return writer.summary()

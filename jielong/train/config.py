@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from jielong.recipe import Section, harmless
+from jielong.train.mixing import Mix
 
 
 class Config(Section):
@@ -16,6 +17,10 @@ class Config(Section):
 
     epochs: float | None = Field(None, description="passes over the training shards; this or tokens, default 1", gt=0)
     tokens: int | None = Field(None, description="token budget; this or epochs", ge=1)
+    mix: Mix | None = Field(
+        None,
+        description="how much of each source is read: weights, tokens, epochs or temperature; none: all, as it lies there",
+    )
     sequence_length: int | None = Field(
         None, description="tokens in a row; none: the model's max_position_embeddings", ge=2
     )
@@ -60,6 +65,10 @@ class Config(Section):
     def _check(self) -> Config:
         if self.epochs is not None and self.tokens is not None:
             raise ValueError("epochs: given together with tokens; a run has one budget; remove one of them")
+        if self.mix is not None and (self.mix.tokens or self.mix.epochs) and (self.tokens or self.epochs):
+            raise ValueError(
+                "mix: says the budget by tokens or epochs of each source, and epochs or tokens say it too; remove one of them"
+            )
         if self.sequence_length is not None and self.micro_batch_tokens < self.sequence_length:
             raise ValueError(
                 f"micro_batch_tokens: less than one row, got {self.micro_batch_tokens}; must be at least sequence_length "
@@ -74,7 +83,8 @@ def check_together(sections: dict[str, Section]) -> list[str]:
 
     train, model = sections["train"], sections.get("model")
     assert isinstance(train, Config)
-    problems = [
+    problems = _unknown_sources(train, sections.get("data"))
+    problems += [
         f"train: needs the stage {stage}; add a [{stage}] table" for stage in ("model",) if stage not in sections
     ]
     if isinstance(model, ModelConfig):
@@ -91,3 +101,17 @@ def check_together(sections: dict[str, Section]) -> list[str]:
                 f"for example {max(1, round(train.tokens_per_step / length)) * length}"
             )
     return problems
+
+
+def _unknown_sources(train: Config, data: Section | None) -> list[str]:
+    """A mix names sources of the recipe."""
+    from jielong.data.config import Config as DataConfig
+
+    if train.mix is None or not isinstance(data, DataConfig):
+        return []
+    known = [source.name for source in data.sources]
+    return [
+        f"train.mix: unknown source, got {name}; the sources are {', '.join(known)}; correct it"
+        for name in train.mix.named()
+        if name not in known
+    ]

@@ -14,15 +14,18 @@ so the first token of a document is predicted from a lone <eot>, not from the en
 asked for a fresh text by giving it <eot>. A document that was cut by the end of a row goes on in the next row with
 positions from 0 and without its earlier part in view.
 
+With a mix (mixing.py) each source has a shuffle of its own, and the next document comes from the source that is furthest behind
+its share of the tokens.
+
 The shuffle is a Feistel network over the document numbers (4 rounds of xxh3, cycle-walking to the exact range): a
-permutation that is computed one element at a time, so memory does not grow with the corpus and a state is three numbers.
-Cost: about 10 microseconds a document, in a step of milliseconds.
+permutation that is computed one element at a time, so memory does not grow with the corpus and a state is three numbers (with a
+mix, 8 bytes a document, and two numbers more a source). Cost: about 10 microseconds a document, in a step of milliseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +34,7 @@ import xxhash
 
 from jielong.errors import ShardError
 from jielong.tokenizer.shards import Shards
+from jielong.train.mixing import Mix, furthest_behind, shares
 
 IGNORE = -100  # the label of padding in evaluation batches; the model ignores it
 FEISTEL_ROUNDS = 4
@@ -53,9 +57,18 @@ class LoaderState:
     epoch: int = 0
     place: int = 0
     offset: int = 0
+    taken: tuple[
+        tuple[int, int], ...
+    ] = ()  # with a mix, of each source: documents and tokens that were read to their end
 
-    def to_json(self) -> dict[str, int]:
+    def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> LoaderState:
+        """The state that `to_json` gave."""
+        rows = tuple((documents, tokens) for documents, tokens in value.get("taken", ()))
+        return LoaderState(value["epoch"], value["place"], value["offset"], rows)
 
 
 def shuffled(number: int, size: int, seed: int, epoch: int) -> int:
@@ -72,16 +85,91 @@ def shuffled(number: int, size: int, seed: int, epoch: int) -> int:
             return number
 
 
+class Natural:
+    """Documents as they lie there: all of them, in another order each epoch."""
+
+    def __init__(self, shards: Shards, seed: int) -> None:
+        self._size, self._seed = shards.documents, seed
+
+    def first(self) -> LoaderState:
+        """Where a run begins."""
+        return LoaderState()
+
+    def document(self, state: LoaderState) -> int:
+        """The number of the document that is read at a state."""
+        return shuffled(state.place, self._size, self._seed, state.epoch)
+
+    def after(self, state: LoaderState, tokens: int) -> LoaderState:
+        """The state behind that document, which has so many tokens."""
+        last = state.place + 1 == self._size
+        return LoaderState(state.epoch + 1, 0) if last else LoaderState(state.epoch, state.place + 1)
+
+
+class Mixed:
+    """Documents by a mix: from the source that is furthest behind, in an order of its own, another one each epoch."""
+
+    def __init__(self, shards: Shards, seed: int, mix: Mix) -> None:
+        available = {name: row["tokens"] for name, row in shards.by_source.items()}
+        wanted = shares(mix, available)
+        self.names, self._wanted = list(wanted), list(wanted.values())
+        self._numbers = [shards.numbers_of(name) for name in self.names]
+        self._seeds = [xxhash.xxh3_64_intdigest(name.encode(), seed) for name in self.names]  # not by place in the list
+        bound = mix.max_epochs
+        self._most = [None if bound is None else int(bound * len(numbers)) for numbers in self._numbers]
+
+    def first(self) -> LoaderState:
+        """Where a run begins."""
+        return LoaderState(taken=((0, 0),) * len(self.names))
+
+    def source(self, state: LoaderState) -> int:
+        """The number of the source whose turn it is."""
+        open_ = [most is None or taken < most for (taken, _), most in zip(state.taken, self._most, strict=True)]
+        if not any(open_):  # the last step's rounding up
+            open_ = [True] * len(open_)
+        return furthest_behind([tokens for _, tokens in state.taken], self._wanted, open_)
+
+    def document(self, state: LoaderState) -> int:
+        """The number of the document that is read at a state."""
+        source = self.source(state)
+        numbers = self._numbers[source]
+        epoch, place = divmod(state.taken[source][0], len(numbers))
+        return int(numbers[shuffled(place, len(numbers), self._seeds[source], epoch)])
+
+    def after(self, state: LoaderState, tokens: int) -> LoaderState:
+        """The state behind that document, which has so many tokens."""
+        source, taken = self.source(state), list(state.taken)
+        taken[source] = (taken[source][0] + 1, taken[source][1] + tokens)
+        return LoaderState(state.epoch, state.place + 1, 0, tuple(taken))
+
+    def report(self, state: LoaderState) -> dict[str, dict[str, float]]:
+        """Of each source: the share that was wanted, the share of the tokens read, tokens, passes."""
+        whole = max(1, sum(tokens for _, tokens in state.taken))
+        return {
+            name: {"wanted": share, "share": tokens / whole, "tokens": tokens, "epochs": documents / len(numbers)}
+            for name, share, (documents, tokens), numbers in zip(
+                self.names, self._wanted, state.taken, self._numbers, strict=True
+            )
+        }
+
+
 class PackedLoader:
     """An endless source of packed rows. `state` may be read, stored as JSON and given back at any time."""
 
-    def __init__(self, shards: Shards, sequence_length: int, seed: int, state: LoaderState | None = None) -> None:
+    def __init__(
+        self,
+        shards: Shards,
+        sequence_length: int,
+        seed: int,
+        state: LoaderState | None = None,
+        mix: Mix | None = None,
+    ) -> None:
         if shards.documents == 0:
             raise ShardError(f"{shards.folder}: the split {shards.split!r} holds no document; give more text")
         self.shards, self.length, self.seed = shards, sequence_length, seed
-        self.state = state or LoaderState()
+        self.order: Natural | Mixed = Natural(shards, seed) if mix is None else Mixed(shards, seed, mix)
+        self.state = state or self.order.first()
         # the current document is kept between rows, so a row that continues it maps nothing again
-        self._held: tuple[int, int] | None = None
+        self._held: LoaderState | None = None
         self._document: npt.NDArray[Any] = shards.document(0)
 
     def next_batch(self, rows: int) -> Batch:
@@ -92,33 +180,37 @@ class PackedLoader:
         return batch
 
     def _fill(self, batch: Batch, row: int) -> None:
-        epoch, place, offset = self.state.epoch, self.state.place, self.state.offset
+        place, offset = replace(self.state, offset=0), self.state.offset
         at = number = 0
         while at < self.length:
-            if self._held != (epoch, place):
-                self._document = self.shards.document(shuffled(place, self.shards.documents, self.seed, epoch))
-                self._held = (epoch, place)
+            if self._held != place:
+                self._document = self.shards.document(self.order.document(place))
+                self._held = place
             count = _lay(batch, row, at, self._document, offset, self.shards.end_id, number)
             at, offset, number = at + count, offset + count, number + 1
             if offset == len(self._document):
-                place, offset = place + 1, 0
-                if place == self.shards.documents:
-                    epoch, place = epoch + 1, 0
-        self.state = LoaderState(epoch, place, offset)
+                place, offset = self.order.after(place, offset), 0
+        self.state = replace(place, offset=offset)
 
 
 def evaluation_batches(
-    shards: Shards, sequence_length: int, rows: int, max_tokens: int | None, start_id: int | None = None
+    shards: Shards,
+    sequence_length: int,
+    rows: int,
+    max_tokens: int | None,
+    start_id: int | None = None,
+    documents: Iterable[int] | None = None,
 ) -> Iterator[tuple[Batch, int]]:
     """Batches over whole documents in stored order until `max_tokens` are covered, and the text bytes each one finishes.
 
-    start_id: the input before a document's first token (None: the end-of-text, as in training). The last row is filled up with inputs of end-of-text whose labels are IGNORE. Yields (batch, bytes of the documents
+    start_id: the input before a document's first token (None: the end-of-text, as in training). documents: the numbers of
+    those that are covered (None: all). The last row is filled up with inputs of end-of-text whose labels are IGNORE. Yields (batch, bytes of the documents
     that end in it), so that loss and bytes cover the same documents.
     """
     start = shards.end_id if start_id is None else start_id
     batch, row, at, number, text_bytes, covered = _empty(rows, sequence_length), 0, 0, 0, 0, 0
     batch.labels.fill(IGNORE)
-    for document_number in range(shards.documents):
+    for document_number in range(shards.documents) if documents is None else documents:
         if max_tokens is not None and covered >= max_tokens:
             break
         document, offset = shards.document(document_number), 0

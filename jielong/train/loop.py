@@ -21,16 +21,16 @@ from typing import Any
 
 import torch
 
-from jielong.errors import CheckpointError, TrainingError
+from jielong.errors import CheckpointError, RecipeError, TrainingError
 from jielong.metrics import JsonLines, keep_until
 from jielong.model.transformer import CausalLM
 from jielong.progress import Progress, human_count, say
 from jielong.tokenizer.folder import TokenizerFolder
 from jielong.tokenizer.shards import Shards
-from jielong.train import checkpoints
+from jielong.train import checkpoints, mixing
 from jielong.train.config import Config
 from jielong.train.engine import TorchEngine
-from jielong.train.loader import LoaderState, PackedLoader
+from jielong.train.loader import LoaderState, Mixed, PackedLoader
 from jielong.train.schedules import warmup_cosine
 
 Validate = Callable[[TorchEngine], dict[str, float]]  # -> {"loss": nats a token, "bits_per_byte": ...}
@@ -59,14 +59,27 @@ class Plan:
         )
 
 
-def plan(config: Config, longest: int, shard_tokens: int) -> Plan:
-    """Derive a run's arithmetic. `longest`: the model's max_position_embeddings; `shard_tokens`: tokens in the corpus."""
+def plan(config: Config, longest: int, available: dict[str, int]) -> Plan:
+    """Derive a run's arithmetic. `longest`: the model's max_position_embeddings; `available`: tokens of each source.
+
+    Raises RecipeError for a mix that the corpus cannot give.
+    """
     length = config.sequence_length or longest
     rows = config.tokens_per_step // length
     most = max(1, config.micro_batch_tokens // length)
     micro = max(n for n in range(1, min(rows, most) + 1) if rows % n == 0)
-    budget = config.tokens if config.tokens is not None else math.ceil((config.epochs or 1.0) * shard_tokens)
+    budget = config.tokens
+    if budget is None and config.mix is not None:
+        budget = mixing.budget(config.mix, available)
+    if budget is None:
+        named = available if config.mix is None else mixing.shares(config.mix, available)
+        budget = math.ceil((config.epochs or 1.0) * sum(available[name] for name in named))
     steps = math.ceil(budget / (rows * length))
+    if config.mix is not None and steps * rows * length > mixing.most(config.mix, available):
+        raise RecipeError(
+            f"train.mix.max_epochs: too small for the budget, got {config.mix.max_epochs:g} passes, which are "
+            f"{mixing.most(config.mix, available):,.0f} tokens of {steps * rows * length:,}; raise it, or lower train.tokens"
+        )
     return Plan(length, rows, micro, steps, math.ceil(config.warmup_ratio * steps))
 
 
@@ -159,7 +172,10 @@ def train(job: Job, engine: TorchEngine) -> dict[str, Any]:
             if stop():
                 raise KeyboardInterrupt(f"train: stopped after step {step}, saved; the same command goes on from there")
     assert checkpoint is not None
-    return {
+    mixed = {"mix": loader.order.report(loader.state)} if isinstance(loader.order, Mixed) else {}
+    for name, row in mixed.get("mix", {}).items():
+        say(f"train: {name}: {row['share']:.2%} of the tokens (wanted {row['wanted']:.2%}), {row['epochs']:.2f} passes")
+    return mixed | {
         "steps": step,
         "tokens": step * run.tokens_per_step,
         "final_loss": last_loss,
@@ -180,19 +196,20 @@ def _resume(job: Job, engine: TorchEngine) -> tuple[int, PackedLoader, dict[str,
     folder = job.folder / "checkpoints"
     checkpoints.clean(folder)
     newest = checkpoints.newest(folder)
-    step, state, trainer = 0, LoaderState(), {}
+    step, state, trainer = 0, None, {}
     if newest is not None:
         trainer = checkpoints.read_state(newest)
         if trainer["fingerprint"] != job.fingerprint:
             raise CheckpointError(f"{newest}: belongs to another recipe; move the folder {job.folder} away")
         engine.load(newest / "trainer")
-        step, state = trainer["step"], LoaderState(**trainer["loader"])
+        step, state = trainer["step"], LoaderState.from_json(trainer["loader"])
         say(f"train: going on from {newest.name}")
     else:
         torch.manual_seed(job.seed)
     for name in ("metrics.jsonl", "samples.jsonl"):
         keep_until(job.folder / name, step)
-    return step, PackedLoader(job.shards, job.plan.sequence_length, job.seed, state), trainer
+    loader = PackedLoader(job.shards, job.plan.sequence_length, job.seed, state, job.config.mix)
+    return step, loader, trainer
 
 
 def _check_finite(step: int, loss: float, norm: float, learning_rate: float) -> None:

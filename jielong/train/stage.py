@@ -14,7 +14,7 @@ from jielong.train.config import Config
 if TYPE_CHECKING:
     from jielong.train.loop import Sample, Validate
 
-FORMAT = 1
+FORMAT = 2
 
 
 def inputs(config: Config, folder: Path) -> list[tuple[str, Path]]:
@@ -41,7 +41,8 @@ def run(config: Config, context: StageContext, folder: Path, validate: Validate,
     assert built is not None, "the model stage runs first"
     # config.json has no word for it: sdpa or eager is the recipe's choice, not the checkpoint's
     model = load_folder(newest or context.run.stage("model"), attention=built["section"]["attention"])
-    arithmetic = plan(config, model.config.max_position_embeddings, shards.tokens)
+    available = {name: row["tokens"] for name, row in shards.by_source.items()}
+    arithmetic = plan(config, model.config.max_position_embeddings, available)
     engine = TorchEngine(model, config)
     say(f"train: {arithmetic.describe()}, {engine.precision} on {engine.device}")
     job = Job(config, arithmetic, context.out, shards, tokenizer, context.seed, context.fingerprint, validate, sample)

@@ -39,10 +39,29 @@ def test_files_give_what_their_shards_give(model: CausalLM, tokenizer: Tokenizer
     expected = evaluate(model, Shards(tmp_path / "s", "text"), Config())
     found = evaluate_files(model, tokenizer, [str(write_jsonl(tmp_path / "x.jsonl", rows))], Config())
     assert found.pop("rejected") == {}
+    assert found.pop("by_source")["text"] == pytest.approx(expected.pop("by_source")["text"], rel=1e-5)
     assert found == pytest.approx(expected, rel=1e-5)
     assert found["characters"] == sum(map(len, rows))
     # bits are the same, divided by bytes or by characters
     assert found["bits_per_character"] * found["characters"] == pytest.approx(found["bits_per_byte"] * found["bytes"])
+
+
+def test_sources_are_measured_each_for_itself(model: CausalLM, tokenizer: TokenizerFolder, tmp_path: Path) -> None:
+    """Three documents of b among nine: the whole is what it was, and each source is what it is alone."""
+    rows = texts(9)
+    names = ["b" if n % 3 == 0 else "a" for n in range(9)]
+    found = {}
+    for kind, sources in (("mixed", ("a", "b")), ("a", ("a",)), ("b", ("b",)), ("one", ("one",))):
+        chosen = [row for row, name in zip(rows, names, strict=True) if kind in ("mixed", "one", name)]
+        with ShardWriter(tmp_path / kind, "text", tokenizer.size, tokenizer.end_id, 10**6, sources) as writer:
+            writer.add(chosen, tokenizer.encode(chosen), names if kind == "mixed" else None)
+        write_manifest(tmp_path / kind, tokenizer.size, tokenizer.end_id, {"text": writer.summary()})
+        found[kind] = evaluate(model, Shards(tmp_path / kind, "text"), Config())
+    assert found["mixed"]["bits_per_byte"] == pytest.approx(found["one"]["bits_per_byte"], rel=1e-5)
+    for name in ("a", "b"):
+        measured = found["mixed"]["by_source"][name]
+        assert measured["bits_per_byte"] == pytest.approx(found[name]["bits_per_byte"], rel=1e-5)
+        assert measured["documents"] == found[name]["documents"] == (3 if name == "b" else 6)
 
 
 def test_no_readable_document(model: CausalLM, tokenizer: TokenizerFolder, tmp_path: Path) -> None:

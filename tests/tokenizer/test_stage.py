@@ -15,7 +15,7 @@ from jielong.runs import Run, StageContext, write_json
 from jielong.tokenizer import bpe
 from jielong.tokenizer.config import Config
 from jielong.tokenizer.folder import open_folder
-from jielong.tokenizer.shards import Shards
+from jielong.tokenizer.shards import COUNTED, Shards
 from jielong.tokenizer.stage import batches, inputs, run
 from tests.corpus import texts, write_jsonl
 
@@ -43,11 +43,14 @@ def check_shards(context: StageContext, counts: dict[str, Any]) -> None:
         rows = [text for batch in iter_texts(context.run.stage("data") / "documents", split) for text in batch]
         assert [tokenizer.decode(document[:-1].tolist()) for document in shards] == rows
         assert all(document[-1] == tokenizer.end_id for document in shards)
+        of_sources = counts[split]["by_source"].values()
+        assert all(sum(row[key] for row in of_sources) == counts[split][key] for key in COUNTED)
         assert counts[split] == {
             "documents": len(rows),
             "tokens": sum(len(ids) + 1 for ids in tokenizer.encode(rows)),
             "bytes": sum(len(text.encode()) for text in rows),
             "chars": sum(map(len, rows)),
+            "by_source": counts[split]["by_source"],
         }
 
 
@@ -89,9 +92,15 @@ def test_a_corpus_smaller_than_the_vocabulary(
 
 
 def test_batches_are_bounded_in_bytes() -> None:
-    groups = [["一" * 10] * 5, ["二" * 100], ["三"]]
-    assert [len(batch) for batch in batches(groups, most_bytes=90)] == [3, 2, 1, 1]  # 90, 60, 300 (alone) and 3 bytes
-    assert [len(batch) for batch in batches([["x"] * 2500])] == [1000, 1000, 500]
+    groups = [[("一" * 10, "a")] * 5, [("二" * 100, "b")], [("三", "a")]]
+    assert [sources for _, sources in batches(groups, most_bytes=90)] == [["a"] * 3, ["a"] * 2, ["b"], ["a"]]
+    assert [len(batch) for batch, _ in batches(groups, most_bytes=90)] == [
+        3,
+        2,
+        1,
+        1,
+    ]  # 90, 60, 300 (alone) and 3 bytes
+    assert [len(batch) for batch, _ in batches([[("x", "a")] * 2500])] == [1000, 1000, 500]
 
 
 def test_a_given_folder_that_is_not_there(tmp_path: Path) -> None:

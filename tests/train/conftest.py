@@ -79,7 +79,8 @@ def run_training(corpus: Path, tokenizer: TokenizerFolder) -> RunTraining:
                 return forward(batch)
 
             engine.forward = failing  # type: ignore[method-assign]
-        arithmetic = plan(config, SHAPE.max_position_embeddings, shards.tokens)
+        available = {name: row["tokens"] for name, row in shards.by_source.items()}
+        arithmetic = plan(config, SHAPE.max_position_embeddings, available)
         job = Job(config, arithmetic, folder, shards, tokenizer, 1, "fingerprint",
                   lambda engine: {"loss": 1.0, "bits_per_byte": 1.0}, lambda model, step: [])  # fmt: skip
         return train(job, engine)

@@ -73,7 +73,9 @@ def test_state_goes_on_exactly(tmp_path: Path) -> None:
             strict=True,
         ):
             assert np.array_equal(ours, theirs)
-        loader = PackedLoader(shards, 6, seed=3, state=LoaderState(**loader.state.to_json()))  # stopped and started
+        loader = PackedLoader(
+            shards, 6, seed=3, state=LoaderState.from_json(loader.state.to_json())
+        )  # stopped and started
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 1000])

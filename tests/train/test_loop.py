@@ -29,11 +29,11 @@ def losses(folder: Path) -> list[float]:
 def test_plan_by_hand() -> None:
     """1,000 tokens in steps of 4 rows x 16 = 64 tokens: 15.6, so 16 steps; 20 % warm-up: 3.2, so 4."""
     config = Config(tokens=1000, tokens_per_step=64, micro_batch_tokens=40, warmup_ratio=0.2)
-    found = plan(config, 16, 5000)
+    found = plan(config, 16, {"text": 5000})
     assert (found.rows_per_step, found.rows_per_micro_batch, found.total_steps, found.warmup_steps) == (4, 2, 16, 4)
-    assert plan(Config(epochs=1.5, tokens_per_step=64), 16, 1000).total_steps == math.ceil(1500 / 64)
-    assert plan(Config(tokens_per_step=96, micro_batch_tokens=64), 16, 1000).rows_per_micro_batch == 3
-    assert plan(Config(sequence_length=8, tokens_per_step=64), 16, 1000).rows_per_step == 8
+    assert plan(Config(epochs=1.5, tokens_per_step=64), 16, {"text": 1000}).total_steps == math.ceil(1500 / 64)
+    assert plan(Config(tokens_per_step=96, micro_batch_tokens=64), 16, {"text": 1000}).rows_per_micro_batch == 3
+    assert plan(Config(sequence_length=8, tokens_per_step=64), 16, {"text": 1000}).rows_per_step == 8
 
 
 def test_first_loss_by_hand(run_training: RunTraining, model: CausalLM, corpus: Path, tmp_path: Path) -> None:
