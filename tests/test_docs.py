@@ -158,7 +158,8 @@ def test_sampling_options_are_those_of_generate(page: str) -> None:
 def test_every_recipe_in_the_guide_is_valid(page: str) -> None:
     found = blocks(page, "toml")
     assert found
-    rest = {"data": {"sources": [{"name": "a", "path": "a"}]}, "tokenizer": {}}  # a piece of a recipe needs them
+    sources = [{"name": name, "path": name} for name in ("web", "books", "law")]
+    rest: dict[str, Any] = {"data": {"sources": sources}, "tokenizer": {}, "model": {}}  # a piece of a recipe needs them
     for body in found:
         parse(rest | tomllib.loads(body), ROOT)
 
