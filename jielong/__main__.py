@@ -46,6 +46,10 @@ RunsOpt = Annotated[Path, typer.Option("--runs-dir", help="Where run folders are
 NameOpt = Annotated[str, typer.Option("--name", help="Name of the run folder; default: the recipe's name.")]
 FreshOpt = Annotated[bool, typer.Option("--fresh", help="Make it again even if it is up to date.")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
+EngineOpt = Annotated[
+    str | None,
+    typer.Option("--engine", metavar="ENGINE", help="local, or ray: workers on a Ray cluster (short for data.engine)."),
+]
 RUNS = Path("runs")
 _json_printed: list[bool] = []  # whether the one JSON object is out
 
@@ -144,8 +148,15 @@ def _stage_command(stage: str) -> None:
     ) -> dict[str, Any]:  # fmt: skip
         return _run(recipe, [stage], data, settings, runs_dir, name, fresh, json)
 
+    def data_command(
+        recipe: RecipeArg, data: DataOpt = None, settings: SetOpt = None, runs_dir: RunsOpt = RUNS, name: NameOpt = "",
+        fresh: FreshOpt = False, engine: EngineOpt = None, json: JsonOpt = False,
+    ) -> dict[str, Any]:  # fmt: skip
+        chosen = [*(settings or []), *([f"data.engine={engine}"] if engine else [])]
+        return _run(recipe, [stage], data, chosen, runs_dir, name, fresh, json)
+
     text = f"Stage: {STAGES[stage]}."
-    app.command(name=stage, help=text)(friendly(command))
+    app.command(name=stage, help=text)(friendly(data_command if stage == "data" else command))
 
 
 @app.command(help="Run every stage that a recipe names; skip what is up to date.")

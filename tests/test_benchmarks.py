@@ -65,6 +65,20 @@ def test_the_data_stage_beside_datatrove(tmp_path: Path) -> None:
     assert [row["megabytes"] for row in result["sizes"]] == [pytest.approx(0.4, rel=0.01)]
 
 
+@pytest.mark.slow
+def test_both_engines_of_the_data_stage(tmp_path: Path) -> None:
+    """The engines take turns, and the result is the same to the byte."""
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    subprocess.run(
+        [sys.executable, "benchmarks/data_engines.py", "--megabytes", "0.5", "--repeats", "1", "--out",
+         str(tmp_path / "r.json")],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    result = orjson.loads((tmp_path / "r.json").read_bytes())
+    assert result["same_bytes"] and result["files"] > 3
+    assert [row["engine"] for row in result["rows"]] == ["local", "ray"]
+
+
 def test_every_result_is_dated_and_listed() -> None:
     readme = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     for path in (ROOT / "benchmarks" / "results").glob("*.json"):

@@ -57,6 +57,10 @@ class Config(Section):
         16, description="text worked on at a time by one process, and in one file of documents, MB", ge=1, le=512
     )
     processes: int | None = harmless(None, "worker processes; none: one a core", ge=1)
+    engine: Literal["local", "ray"] = harmless(
+        "local",
+        "ray: the workers are actors on a Ray cluster (RAY_ADDRESS; without it a local one); the result is the same",
+    )
     keep_work: bool = harmless(
         True, "keep the measured documents beside the result, so that a changed filter measures nothing again"
     )

@@ -20,7 +20,7 @@ import os
 import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -40,6 +40,9 @@ from jielong.data.steps import Measure
 from jielong.errors import DataError, InputError
 from jielong.progress import Progress, human_count, say
 from jielong.runs import StageContext, hash_json, write_json
+
+if TYPE_CHECKING:
+    from jielong.data.pipeline.cluster import RayCrew
 
 DONE = "done.json"  # in a pass's folder: every chunk is there
 KEEP = "keep.json"  # in the work folder: what stays when the result is published
@@ -92,9 +95,11 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     setting = _setting(config, context, files, plan, [str(work / name) for name in names])
     few = sum(file.stat().st_size for _, file in files) < config.chunk_megabytes * MEGABYTE
     processes = 1 if few else config.processes or os.cpu_count() or 1
+    if config.engine == "ray":
+        processes = config.processes or os.cpu_count() or 1
     if processes > 1:
         Cleaners(plan, {})  # a list of words or a package that is missing is said here, not by a worker
-    with Crew(setting, processes) as crew:
+    with crew_of(config.engine, setting, processes) as crew:
         for at in range(len(plan.passes)):
             _one_pass(at, setting, config, files, hashes, crew)
     summary = Summary(setting, config, files)
@@ -106,6 +111,15 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     keep = {*names[:-1], *(Path(model).name for _, model in setting.models)} if config.keep_work else set()
     write_json(work / KEEP, sorted(keep))
     return counts
+
+
+def crew_of(engine: str, setting: Setting, processes: int) -> Crew | RayCrew:
+    """Who does the chunks."""
+    if engine == "local":
+        return Crew(setting, processes)
+    from jielong.data.pipeline.cluster import RayCrew
+
+    return RayCrew(setting, processes)
 
 
 def clean_up(context: StageContext) -> None:
@@ -148,7 +162,7 @@ def _one_pass(
     config: Config,
     files: list[tuple[Source, Path]],
     hashes: list[tuple[str, str]],
-    crew: Crew,
+    crew: Crew | RayCrew,
 ) -> None:
     """Make the chunks of a pass that are not there, and decide."""
     work = Path(setting.folders[at])

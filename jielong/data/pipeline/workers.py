@@ -50,6 +50,14 @@ def _do(task: Task) -> int:
     return _worker.do(task)
 
 
+def died_too_often(chunk: int | str) -> DataError:
+    """What is said when there is no use in trying again."""
+    return DataError(
+        f"data: a worker process died {ATTEMPTS} times, got chunk {chunk} under way each time; it may need more memory than "
+        "there is; lower data.processes or data.chunk_megabytes and run the same command again"
+    )
+
+
 class Crew:
     """The processes of a run, from its first pass to its last: they start once, and keep their tables."""
 
@@ -110,11 +118,7 @@ class Crew:
                     attempts[task.number] = attempts.get(task.number, 0) + 1
                 if unborn == ATTEMPTS or any(attempts[task.number] == ATTEMPTS for task in running.values()):
                     worst = max(running.values(), key=lambda task: attempts[task.number]).number if running else "none"
-                    raise DataError(
-                        f"data: a worker process died {ATTEMPTS} times, got chunk {worst} under way each time; "
-                        "it may need more memory than there is; lower data.processes or data.chunk_megabytes and "
-                        "run the same command again"
-                    ) from None
+                    raise died_too_often(worst) from None
                 waiting += running.values()
                 say(f"data: a worker process died; {len(waiting)} chunks are done again")
                 running = {}
