@@ -114,7 +114,9 @@ def main() -> None:
         }
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if not same:
-        raise SystemExit("the engines gave different results")
+        other = next(files for files in results if files != results[0])
+        names = sorted(name for name in results[0].keys() | other.keys() if results[0].get(name) != other.get(name))
+        raise SystemExit(f"the engines gave different results: {', '.join(names)}")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def edits(report: dict[str, Any]) -> str:
         title = wording(step_words(step.get("name"), step.get("kind"))).html
         edited = say(f"{number(step.get('edited')):,} documents", f"{number(step.get('edited')):,} 篇").html
         inner = _options(step.get("options"))
-        for kind in sorted({*counts, *shown}, key=lambda kind: -counts.get(kind, 0)):
+        for kind in sorted({*counts, *shown}, key=lambda kind: (-counts.get(kind, 0), kind)):
             inner += f'<h4>{named(EDITS, kind).html} <span class="n">{counts.get(kind, 0):,}</span></h4>\n'
             inner += f'<ul class="samples">\n{shown[kind]}</ul>\n' if kind in shown else ""
         body += f'<details class="fold"><summary><b>{title}</b><span class="side">{edited}</span></summary>\n{inner}</details>\n'

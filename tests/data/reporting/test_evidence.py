@@ -6,6 +6,7 @@ import re
 
 from jielong.charts import Words
 from jielong.data.reporting import evidence
+from jielong.data.reporting.glossary import EDITS, named
 from tests.data.reporting.report_dictionary import report, sample
 
 
@@ -66,3 +67,12 @@ def test_reasons_over_all_steps() -> None:
     assert found[0] == (Words("share of Han", "汉字占比"), 20)
     assert (Words("nothing left after markup", "去标记后为空"), 4) in found
     assert evidence.reasons({}) == []
+
+
+def test_kinds_of_equal_counts_stand_in_the_order_of_their_names() -> None:
+    """Sets have another order in every process; the page has not."""
+    kinds = ["url", "link", "image", "advert_line", "html_tag"]
+    step = {"name": "adverts", "kind": "adverts", "edited": 3, "edits": dict.fromkeys(kinds, 3), "samples": []}
+    page = evidence.edits({"steps": [step]})
+    places = [page.index(f"<h4>{named(EDITS, kind).html}") for kind in sorted(kinds)]
+    assert places == sorted(places)
