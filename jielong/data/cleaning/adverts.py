@@ -11,9 +11,8 @@ sentence) or fixed formulas, in four classes:
 
 A line up to max_line_chars goes whole when one of its sentences is an advert; of a longer line only those sentences go.
 Lines of code (fenced, indented) stay. Most text never gets as far: each pattern names its anchors, short strings
-one of which stands in whatever it matches, so one search for all of them finds the few places that are worth a closer
-look, and there only the patterns of that anchor are tried. (All patterns on all sentences of a line: 5 MB/s; so: 30 to
-40 MB/s on pages full of adverts, 80 to 200 on others.)
+one of which stands in whatever it matches, so one compiled search for all of them finds the few places that are worth a
+closer look, and there only the patterns of that anchor are tried. (All patterns on all sentences of a line: 5 MB/s.)
 
 The patterns were collected from the heads and tails of Chinese news pages, question-and-answer pages and translated
 articles, and pruned by reading what they removed; see the test for texts that must stay.
@@ -22,16 +21,16 @@ articles, and pruned by reading what they removed; see the test for texts that m
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from jielong.data import steps
 from jielong.data.cleaning.cleaner import Triggers
 from jielong.data.cleaning.markdown import code_spans
-from jielong.data.cleaning.scan import WordSearch
+from jielong.data.cleaning.scan import HEAD, WordSearch
 from jielong.data.cleaning.sentences import split_sentences
 
-LONG_TEXT = 400  # characters from which the compiled search is the faster one
 ROUNDS = 8  # of one line, until nothing more goes
 _GAP = r"[^。！？!?\n\\]"
 _ACT = r"(?:点赞|点个赞|转发|分享|收藏|评论(?![区栏])|留言|(?<!现)在看(?![上起来到见])|投币|打赏)"
@@ -175,6 +174,17 @@ PLEAS = (
     ),
     ("微信 QQ qq", rf"欢迎{_GAP}{{0,14}}(?:加入|添加|加){_GAP}{{0,10}}(?:微信|QQ|qq)群?"),
 )
+# Of anchors that ordinary text holds: words one of which stands in whatever their patterns match. They are looked for
+# first, because these patterns begin with many alternatives and are the slowest.
+NEEDED = {
+    "电话": "： : 拨打 致电",
+    "声明": "本文 以上 该文 文章 本站 本网 图片 转载 凡 本公众号",
+    "微信": "： : 加 关注 订阅 搜 欢迎",
+    "APP": "下载",
+    "App": "下载",
+    "app": "下载",
+    "客户端": "下载",
+}
 _STORY = re.compile(
     r"记者|警方|民警|诈骗|被骗|骗子|受害|嫌疑|市民|网友|群众|村民|居民|用户|学生|[他她]|表示|介绍|称[，,：:“]|[据某]|男子|女士|先生|法院|要求|"
     r"[后时]，|了(?:一|该|这|多|其)|可能|例如|比如|不要|切勿|避免|为什么|功能|按钮|菜单|我们会"
@@ -196,12 +206,14 @@ LINES = (
 )
 _LINE = re.compile(rf"[\s*_>#▲▼◆●■-]*(?:{'|'.join(LINES)})[\s*_]*")
 _LEFT_OVER = " \t\u3000（）()【】[]，,。."  # U+3000 ideographic space
+_SIGNS = ("://", "www.")  # one of them stands in every address
 _ADDRESS = r"(?:https?://|www\.)[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+"
 _URL = re.compile(_ADDRESS)
 _URL_LINE = re.compile(
     rf"^[ \u3000]{{0,3}}(?:[-*•]\s?)?(?:(?:via|来源|链接|网址|地址|原文|参考|出处|原文链接|原文地址)[:：]?[ ]?)?<?{_ADDRESS}>?[ \t\u3000]*$",
     re.MULTILINE,
 )
+assert len("   - 原文链接: <https") <= HEAD  # what a line may hold before the sign of an address that it consists of
 
 
 class AdvertsCleaner:
@@ -218,11 +230,13 @@ class AdvertsCleaner:
         tables = (self._phrases, self._formulas, self._pleas)
         self._of_sentences = {*self._formulas, *self._pleas}
         self._patterns = {anchor: [table[anchor] for table in tables if anchor in table] for anchor in anchors}
+        self._needed = {
+            anchor: words.split() for anchor, words in NEEDED.items() if not any(phrase in anchor for phrase, _ in own)
+        }
         self._anchors: dict[str, list[str]] = {}  # by their first two characters (the only one), longer ones first
         for anchor in sorted(anchors, key=lambda anchor: (-len(anchor), anchor)):
             self._anchors.setdefault(anchor[:2], []).append(anchor)
-        self._start = search_for(anchors)
-        self._words = WordSearch(anchors)
+        self._words = WordSearch(anchors, _SIGNS if self._urls == "lines" else ())
         pairs = {_rare_pair(anchor) for anchor in anchors if len(anchor) > 1}
         if self._urls != "keep":
             pairs |= {"//", "ww"}
@@ -232,7 +246,8 @@ class AdvertsCleaner:
 
     def __call__(self, text: str, edits: Counter[str]) -> str:
         """The text without what advertises; the same object if nothing does."""
-        starts = self._lines_to_see(text)
+        places, with_signs = self._words.places(text)
+        starts = self._lines_to_see(text, places, with_signs)
         if not starts:
             return text
         code: list[tuple[int, int]] | None = None
@@ -242,10 +257,12 @@ class AdvertsCleaner:
             end = text.find("\n", start) + 1 or len(text)
             line = new = text[start:end]
             done: Counter[str] = Counter()
+            of_line = _between(places, start, end)
             for _ in range(ROUNDS):  # what goes may bring two halves of an advert together
-                old, new = new, self._cleaned(new, done)
+                old, new = new, self._cleaned(new, of_line, done)
                 if not new or new == old:
                     break
+                of_line, _ = self._words.places(new)
             if new == line:
                 continue
             if code is None:  # looked for only now: few lines get as far
@@ -259,29 +276,26 @@ class AdvertsCleaner:
             edits.update(done)
         return "".join([*parts, text[position:]]) if position else text
 
-    def _places(self, text: str) -> Iterator[tuple[int, str]]:
-        """Where anchors stand and which, in order, without overlap. The longest of those at one place."""
+    def _anchors_at(self, text: str, places: list[int]) -> Iterator[tuple[int, str]]:
+        """Where anchors stand and which, in order, without overlap: the longest of those at one of the places."""
         position = 0
-        for at in self._beginnings(text):
+        for at in places:
             if at < position:
                 continue
-            for anchor in (*self._anchors.get(text[at : at + 2], ()), *self._anchors.get(text[at], ())):
+            for anchor in (*self._anchors.get(text[at : at + 2], ()), *self._anchors.get(text[at : at + 1], ())):
                 if text.startswith(anchor, at):
                     position = at + len(anchor)
                     yield at, anchor
                     break
 
-    def _beginnings(self, text: str) -> Iterable[int]:
-        """Where an anchor may begin."""
-        if len(text) > LONG_TEXT:
-            return self._words.places(text)
-        return (match.start() for match in self._start.finditer(text))
+    def _lines_to_see(self, text: str, places: list[int], with_signs: list[int]) -> list[int]:
+        """Where the lines begin in which a pattern may match, or which are an address.
 
-    def _lines_to_see(self, text: str) -> list[int]:
-        """Where the lines begin in which a pattern may match, or which are an address."""
+        `places`: where anchors begin; `with_signs`: lines that begin as an address may.
+        """
         starts: set[int] = set()
         seen = 0
-        for at, anchor in self._places(text):
+        for at, anchor in self._anchors_at(text, places):
             if at < seen:
                 continue
             start, end = text.rfind("\n", 0, at) + 1, text.find("\n", at)
@@ -289,13 +303,14 @@ class AdvertsCleaner:
             if self._may_match(text, start, end, at, anchor):
                 starts.add(start)
                 seen = end
-        if self._urls != "keep":
-            for sign in ("://", "www."):
+        starts.update([start for start in with_signs if _URL_LINE.match(text, start)])
+        if self._urls == "remove":
+            for sign in _SIGNS:
                 at = text.find(sign)
                 while at >= 0:
                     start, end = text.rfind("\n", 0, at) + 1, text.find("\n", at)
                     end = len(text) if end < 0 else end
-                    if _URL_LINE.match(text, start) if self._urls == "lines" else _URL.search(text, start, end):
+                    if _URL.search(text, start, end):
                         starts.add(start)
                     at = text.find(sign, end)
         return sorted(starts)
@@ -306,11 +321,15 @@ class AdvertsCleaner:
             _LINE.fullmatch(text, start, end) or (anchor in ("原标题", "阅读原文") and start == at)
         ):
             return True
+        if not self._patterns[anchor]:
+            return False
         window = text[max(start, at - 64) : min(end, at + 64)]
+        if anchor in self._needed and not any(word in window for word in self._needed[anchor]):
+            return False
         return any(pattern.search(window) for pattern in self._patterns[anchor])
 
-    def _cleaned(self, line: str, edits: Counter[str]) -> str:
-        """The line, with its line end, as it stays; "" if it goes."""
+    def _cleaned(self, line: str, places: list[int], edits: Counter[str]) -> str:
+        """The line, with its line end, as it stays; "" if it goes. `places`: where anchors may begin."""
         body = line.rstrip("\n")
         line_end = line[len(body) :]
         if self._urls == "lines" and _URL_LINE.match(body):
@@ -320,13 +339,14 @@ class AdvertsCleaner:
             body, count = _URL.subn("", body)
             if count:
                 edits["url"] += count
+                places, _ = self._words.places(body)
         stays: str | None = body
-        found = {anchor for _, anchor in self._places(body)}
+        found = {anchor for _, anchor in self._anchors_at(body, places)}
         if found:
-            stays = self._without_adverts(body, found, edits)
+            stays = self._without_adverts(body, places, found, edits)
         return "" if stays is None else stays + line_end
 
-    def _without_adverts(self, body: str, found: set[str], edits: Counter[str]) -> str | None:
+    def _without_adverts(self, body: str, places: list[int], found: set[str], edits: Counter[str]) -> str | None:
         short = len(body) <= self._longest
         if short and _LINE.fullmatch(body):
             edits["advert_line"] += 1
@@ -339,12 +359,13 @@ class AdvertsCleaner:
             edits["advert_phrase"] += 1
             if not bare.strip(_LEFT_OVER) or (short and "原标题" in body and "原标题" not in bare):
                 return None
-            found = {anchor for _, anchor in self._places(bare)}
+            places, _ = self._words.places(bare)
+            found = {anchor for _, anchor in self._anchors_at(bare, places)}
         if found.isdisjoint(self._of_sentences):
             return bare
         written = _WRITTEN_LINE_END.split(bare) if "\\n" in bare else [bare]
         sentences = [sentence for part in written for sentence in split_sentences(part)]
-        stay = self._that_stay(bare, sentences)
+        stay = self._that_stay(sentences, places)
         if len(stay) == len(sentences):
             return bare
         if short or not stay:
@@ -353,25 +374,22 @@ class AdvertsCleaner:
         edits["advert_sentence"] += len(sentences) - len(stay)
         return "".join(stay)
 
-    def _that_stay(self, text: str, sentences: list[str]) -> list[str]:
-        """The sentences, whose whole is the text, without those that advertise: only where an anchor begins it can be."""
-        places = [match.start() for match in self._start.finditer(text)]
+    def _that_stay(self, sentences: list[str], places: list[int]) -> list[str]:
+        """The sentences without those that advertise; `places` in all of them together, where anchors may begin."""
         stay: list[str] = []
-        end = number = 0
+        end = 0
         for sentence in sentences:
-            end += len(sentence)
-            before = number
-            while number < len(places) and places[number] < end:
-                number += 1
-            if number == before or not self._advertises(sentence):
+            start, end = end, end + len(sentence)
+            of_sentence = _between(places, start, end)
+            if not of_sentence or not self._advertises(sentence, of_sentence):
                 stay.append(sentence)
         return stay
 
-    def _advertises(self, sentence: str) -> bool:
+    def _advertises(self, sentence: str, places: list[int]) -> bool:
         if len(sentence) > LONGEST_SENTENCE:
             return False
         told = False
-        for _, anchor in self._places(sentence):
+        for _, anchor in self._anchors_at(sentence, places):
             if anchor in self._formulas and self._formulas[anchor].search(sentence):
                 return True
             if anchor in self._pleas and not told and self._pleas[anchor].search(sentence):
@@ -381,21 +399,9 @@ class AdvertsCleaner:
         return False
 
 
-def search_for(words: Iterable[str]) -> re.Pattern[str]:
-    """Finds the first character of each of the words, as their alternation (its twin) does in three times as long: it
-    begins with a set of characters, to which a search skips, asks for a set again, and compares where both agree."""
-    firsts: dict[str, set[str]] = {}  # by what follows the first character
-    for word in words:
-        firsts.setdefault(word[1:], set()).add(word[0])
-    every = re.escape("".join(sorted(set().union(*firsts.values()))))
-    if "" in firsts:
-        return re.compile(f"[{every}]")
-    seconds = re.escape("".join(sorted({rest[0] for rest in firsts})))
-    exact = [
-        f"{re.escape(rest)}(?<=[{re.escape(''.join(sorted(before)))}]{re.escape(rest)})"
-        for rest, before in sorted(firsts.items())
-    ]
-    return re.compile(f"[{every}](?=[{seconds}])(?={'|'.join(exact)})")
+def _between(places: list[int], start: int, end: int) -> list[int]:
+    """The places from start up to end, counted from start."""
+    return [at - start for at in places[bisect_left(places, start) : bisect_left(places, end)]]
 
 
 def _rare_pair(anchor: str) -> str:

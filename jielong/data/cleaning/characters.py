@@ -14,6 +14,9 @@ radical looks the same and is another token). What goes, what stays, and why:
   supplement's radicals have no decomposition; the simplified ones, which fonts make of real words, are listed by hand
   after EquivalentUnifiedIdeograph.txt of Unicode.
 - Private-use characters and U+FFFD stay: they say that a text is damaged, and are measured.
+
+Most texts need no more than a table: one code for another, or for none. A compiled pass does these; a text with a joiner,
+a character beyond the basic plane, a ligature or half-width kana, where the neighbours matter, is searched with patterns.
 """
 
 from __future__ import annotations
@@ -23,8 +26,12 @@ import unicodedata
 from collections import Counter
 from functools import lru_cache
 
+import numpy as np
+
 from jielong.data import steps
 from jielong.data.cleaning.cleaner import Triggers
+from jielong.data.cleaning.scan import codes_of
+from jielong.data.compiled import kernel
 
 _LINE_ENDS = "\r\x0b\x0c\x85\u2028\u2029"
 _CONTROLS = "".join(chr(code) for code in [*range(9), *range(0x0E, 0x20), *range(0x7F, 0xA0)] if code != 0x85)
@@ -51,6 +58,11 @@ _BEYOND_RUN = re.compile("[\U000e0001-\U000e01ef]+")
 _FLAG = re.compile("[\U000e0020-\U000e007e]+\U000e007f")
 _KANA_RUN = re.compile("[\uff66-\uff9f]{2,}")  # one alone is a hand of a kaomoji
 _KANA_LETTERS = re.compile("[\uff66-\uff9d].*[\uff66-\uff9d]")
+
+_KINDS = ("line_end", "control", "zero_width", "odd_space", "width", "compatibility")
+_CONTEXT = 255  # in the place of a kind: what becomes of it is not in the table
+_COMPOSES = 254  # it stays, but may be part of what NFC composes
+_GONE = 0xFFFF  # in the place of a code: nothing
 
 _CJK = "\u3400-\u4dbf\u4e00-\u9fff"
 _FULL_WIDTH = str.maketrans(",!?:;.()", "，！？：；。（）")
@@ -79,6 +91,16 @@ class CharactersCleaner:
         self._plain = plain
         self._table = {ord(character): new for character, (new, _) in plain.items()}
         self._odd = re.compile(f"[{re.escape(''.join(plain))}]+")
+        self._kinds, self._codes = np.zeros(0x10000, np.uint8), np.arange(0x10000, dtype=np.uint16)
+        if self._compatibility:
+            composing = [ord(character) for character in uncomposed_characters() if character < "\U00010000"]
+            self._kinds[composing] = _COMPOSES
+        for old, (new, kind) in plain.items():
+            fits = len(new) < 2 and old not in "\u200c\u200d\ufe0f"
+            self._kinds[ord(old)] = _KINDS.index(kind) + 1 if fits else _CONTEXT
+            self._codes[ord(old)] = ord(new) if new and fits else _GONE
+        if self._compatibility:
+            self._kinds[[ord(kana) for kana in _KANA]] = _CONTEXT
         chars = set(plain) | set(_BEYOND)
         if self._compatibility:
             chars |= uncomposed_characters() | set(_KANA)
@@ -89,15 +111,32 @@ class CharactersCleaner:
     def __call__(self, text: str, edits: Counter[str]) -> str:
         """The text in plain characters; the same object if it was."""
         before = text
-        text = self._replaced(text, edits)
-        if self._compatibility and not unicodedata.is_normalized("NFC", text):
+        translated, may_compose = self._translated(text, edits)
+        text = self._replaced(text, edits) if translated is None else translated
+        if self._compatibility and may_compose and not unicodedata.is_normalized("NFC", text):
             text = unicodedata.normalize("NFC", text)
             edits["composed"] += 1
         if self._punctuation:
             text = _chinese_punctuation(text, edits)
         return before if text == before else text
 
+    def _translated(self, text: str, edits: Counter[str]) -> tuple[str | None, bool]:
+        """The text by the table alone, None where the table does not do; whether it may not be in NFC."""
+        codes = codes_of(text)
+        new, counts = np.empty_like(codes), np.zeros(len(_KINDS) + 1, np.int64)
+        size = _translate(codes, self._kinds, self._codes, new, counts)
+        if size < 0:
+            return None, True
+        composes, *of_kinds = counts.tolist()
+        found = {kind: count for kind, count in zip(_KINDS, of_kinds, strict=True) if count}
+        if found:
+            edits.update(found)
+            text = new[:size].tobytes().decode("utf-32-le", "surrogatepass")
+        return text, composes > 0
+
     def _replaced(self, text: str, edits: Counter[str]) -> str:
+        """The same by patterns, for any text."""
+
         def replace(match: re.Match[str]) -> str:
             run = match[0]
             if "\u200c" in run or "\u200d" in run or "\ufe0f" in run:
@@ -118,6 +157,31 @@ class CharactersCleaner:
         if self._compatibility:
             text = _KANA_RUN.sub(lambda match: _full_kana(match, edits), text)
         return text
+
+
+@kernel
+def _translate(codes, kinds, plain, new, counts):  # type: ignore[no-untyped-def]
+    """Fills `new`, counts the characters of each kind, and returns the new length; -1 where the table does not do.
+    counts[0]: what may be part of a composition."""
+    used, one = np.uint64(0), np.uint64(1)  # unsigned: no look whether an index counts from the end
+    for at in range(np.uint64(len(codes))):
+        code = np.uint64(codes[at])
+        kind = kinds[code] if code < 0x10000 else np.uint8(_COMPOSES)
+        if kind == 0 or kind == _COMPOSES:
+            if 0xE0000 < code < 0xE01F0:  # tags and selectors
+                return -1
+            counts[0] += kind == _COMPOSES
+            new[used] = codes[at]
+            used += one
+        elif kind == _CONTEXT:
+            return -1
+        else:
+            counts[kind] += 1
+            pair = code == 13 and at + one < len(codes) and codes[at + one] == 10  # CR LF, one line feed
+            if not pair and plain[code] != _GONE:
+                new[used] = plain[code]
+                used += one
+    return np.int64(used)
 
 
 def _flag(match: re.Match[str], edits: Counter[str]) -> str:

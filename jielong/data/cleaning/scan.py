@@ -13,6 +13,7 @@ A text is taken to stand between two line feeds, so "a blank at a line end" is o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -24,9 +25,15 @@ from jielong.data.compiled import kernel
 MAX_STEPS = 32  # bits of a table entry; config.MAX_STEPS keeps to it
 PAIR_PLACES = 1 << 15
 PAIR_FACTOR = 40503  # Knuth's multiplicative hash for 16 bits
+BLOCK = 1024  # characters between two looks at what was found
+ROOM = (
+    2000  # places found that are made room for at once: memory for as many as there may be costs more than the search
+)
+HEAD = 20  # characters of a line before a word that counts only there
 
 Bytes = NDArray[np.uint8]
 Offsets = NDArray[np.int64]
+Codes = NDArray[np.uint32]
 
 
 def encode(texts: list[str]) -> tuple[Bytes, Offsets]:
@@ -35,6 +42,11 @@ def encode(texts: list[str]) -> tuple[Bytes, Offsets]:
     offsets = np.zeros(len(parts) + 1, np.int64)
     np.cumsum([len(part) for part in parts], out=offsets[1:])
     return np.frombuffer(b"".join(parts), np.uint8), offsets
+
+
+def codes_of(text: str) -> Codes:
+    """The code points of a text. (Two bytes each would do for most texts, but take longer to make.)"""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
 class Scanner:
@@ -77,30 +89,43 @@ class Scanner:
 
 
 class WordSearch:
-    """Where any of some words begins in a text: a look-up of each pair of neighbours, then the words that begin with it."""
+    """Where any of some words begins in a text: a look-up of each pair of neighbours, then the words that begin with it.
 
-    def __init__(self, words: Iterable[str]) -> None:
-        ordered = sorted(words, key=lambda word: (_number(word), word))
+    Of `heads`, words that count only behind at most HEAD characters of a line, the line is found.
+    """
+
+    def __init__(self, words: Iterable[str], heads: Iterable[str] = ()) -> None:
+        both = sorted([(word, 0) for word in set(words)] + [(word, 1) for word in set(heads)])
+        both.sort(key=lambda word: _number(word[0]))
+        assert all(len(head) > 1 for head in heads)
+        singles = "".join(re.escape(word) for word, _ in both if len(word) == 1)
+        self._singles = re.compile(f"[{singles}]") if singles else None
+        both = [(word, head) for word, head in both if len(word) > 1]
+        ordered = [word for word, _ in both]
         numbers = [_number(word) for word in ordered]
         self._pairs = np.zeros(PAIR_PLACES, np.bool_)
-        self._singles = np.zeros(0x10000, np.bool_)
-        for word, number in zip(ordered, numbers, strict=True):
-            if len(word) == 1:
-                self._singles[number >> 16] = True
-            else:
-                self._pairs[pair_place(number >> 16, number & 0xFFFF)] = True
-        self._known = np.array(sorted(set(numbers)), np.int64)
-        self._first = np.searchsorted(numbers, [*self._known, 1 << 32])  # the words of each pair
-        self._starts = np.cumsum([0, *map(len, ordered)])
+        for number in numbers:
+            self._pairs[pair_place(number >> 16, number & 0xFFFF)] = True
+        known = sorted(set(numbers))
+        first = np.searchsorted(numbers, [*known, 1 << 32])  # the words of each pair
+        self._known = np.array([known, first[:-1], first[1:]], np.int64)
+        ends = np.cumsum([0, *map(len, ordered)])
+        self._words = np.array([ends[:-1], ends[1:], [head for _, head in both]], np.int64)
         self._codes = np.frombuffer("".join(ordered).encode("utf-32-le"), np.uint32)
 
-    def places(self, text: str) -> list[int]:
-        """Characters before each place, in order."""
-        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-        found = np.empty(len(codes), np.int32)
-        words = (self._known, self._first, self._starts, self._codes)
-        places: list[int] = found[: _search(codes, self._singles, self._pairs, *words, found)].tolist()
-        return places
+    def places(self, text: str) -> tuple[list[int], list[int]]:
+        """Characters before each word, and before each line with a head; in order."""
+        codes = codes_of(text)
+        found = np.empty(ROOM, np.int32)
+        tables = (self._pairs, self._known, self._words, self._codes)
+        words, lines = _search(codes, *tables, found)
+        if words + lines > ROOM:
+            found = np.empty(words + lines, np.int32)
+            _search(codes, *tables, found)
+        places: list[int] = found[:words].tolist()
+        if self._singles:  # nobody's habit, so they may take their time
+            places = sorted({*places, *(match.start() for match in self._singles.finditer(text))})
+        return places, found[len(found) - lines :][::-1].tolist()
 
 
 def count_chars(data: Bytes, offsets: Offsets) -> NDArray[np.int32]:
@@ -131,27 +156,68 @@ def _exact(first, second, known, bits):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _search(codes, singles, pairs, known, first, starts, words, found):  # type: ignore[no-untyped-def]
-    used, last = 0, np.int64(0xFFFF)
-    before = min(np.int64(codes[0]), last) if len(codes) else np.int64(0)
-    for at in range(len(codes)):
-        after = min(np.int64(codes[at + 1]), last) if at + 1 < len(codes) else np.int64(0)
-        hit = singles[before]
-        if not hit and pairs[((before * PAIR_FACTOR) ^ after) & (PAIR_PLACES - 1)]:
-            place = _place(before << 16 | after, known)
-            if place < len(known):
-                for word in range(first[place], first[place + 1]):
-                    size = starts[word + 1] - starts[word]
-                    if at + size <= len(codes):
-                        same = True
-                        for n in range(size):
-                            same &= codes[at + n] == words[starts[word] + n]
-                        hit |= same
-        if hit:
-            found[used] = at
-            used += 1
-        before = after
-    return used
+def _search(codes, pairs, known, words, letters, found):  # type: ignore[no-untyped-def]
+    """Places of words to the front of `found`, lines with heads to the back, and how many there are of both, which may be
+    more than there is room for."""
+    used = lines = 0
+    before_line = np.int64(-1)
+    # Unsigned numbers: no look whether an index counts from the end.
+    one, last, size = np.uint64(1), np.uint64(0xFFFF), np.uint64(max(len(codes), 1) - 1)
+    factor, mask = np.uint64(PAIR_FACTOR), np.uint64(PAIR_PLACES - 1)
+    likely = np.empty(BLOCK, np.int64)
+    for block in range(np.uint64(0), size, np.uint64(BLOCK)):
+        count = np.uint64(0)
+        after = min(np.uint64(codes[block]), last)
+        for at in range(block, min(block + np.uint64(BLOCK), size)):  # without a branch that is hard to foresee
+            before, after = after, min(np.uint64(codes[at + one]), last)
+            likely[count] = at
+            count += np.uint64(pairs[((before * factor) ^ after) & mask])
+        for at in likely[:count]:
+            line, hit = _looked_up(codes, at, known, words, letters)
+            if hit:
+                if used + lines < len(found):
+                    found[used] = at
+                used += 1
+            if line > before_line:
+                if used + lines < len(found):
+                    found[len(found) - 1 - lines] = line
+                lines += 1
+                before_line = line
+    return used, lines
+
+
+@kernel
+def _looked_up(codes, at, known, words, letters):  # type: ignore[no-untyped-def]
+    """The line, if a head stands there, else -1; whether a word does."""
+    line, hit = np.int64(-1), False
+    last = np.int64(0xFFFF)
+    place = _place(min(np.int64(codes[at]), last) << 16 | min(np.int64(codes[at + 1]), last), known[0])
+    if place < known.shape[1]:
+        for word in range(known[1, place], known[2, place]):
+            if _stands(codes, at, letters[words[0, word] : words[1, word]]):
+                if words[2, word]:
+                    line = _line_of(codes, at)
+                else:
+                    hit = True
+    return line, hit
+
+
+@kernel
+def _stands(codes, at, word):  # type: ignore[no-untyped-def]
+    """Whether a word stands at a place."""
+    same = at + len(word) <= len(codes)
+    for n in range(len(word) if same else 0):
+        same &= codes[at + n] == word[n]
+    return same
+
+
+@kernel
+def _line_of(codes, at):  # type: ignore[no-untyped-def]
+    """Where the line of a place begins, -1 if that is more than HEAD characters before."""
+    for n in range(at, max(at - HEAD, 0), -1):
+        if codes[n - 1] == 10:
+            return n
+    return 0 if at <= HEAD else -1
 
 
 @kernel

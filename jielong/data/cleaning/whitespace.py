@@ -9,7 +9,8 @@ repeats shortens only sentence punctuation that stands in a sentence:
 - the ASCII marks ! ? ~ not at the start of a line (a fence, an underline) nor before a letter, digit or bracket (operators);
 - the ASCII comma only between Chinese characters and where the line holds no other comma: empty cells of a CSV row stay.
 
-Both run at some hundred MB/s: a few substring searches, and then only the places found are looked at (not every line).
+Both run at some hundred MB/s: one compiled pass finds the lines that end in blanks and the longest row of blank lines, and
+the marks are searched for as substrings; then only the places found are looked at (not every line).
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+import numpy as np
+
 from jielong.data import steps
 from jielong.data.cleaning.cleaner import Triggers
+from jielong.data.cleaning.scan import ROOM, codes_of
+from jielong.data.compiled import kernel
 
 _BLANKS = " \t\u3000"  # U+3000 ideographic space
-_LINE_ENDS = tuple(blank + "\n" for blank in _BLANKS)
 _INDENT = re.compile(r"^[ \t]*+\u3000[ \t\u3000]*+", re.MULTILINE)
 
 _FULL = "。！？，、；："
@@ -38,7 +42,7 @@ class WhitespaceCleaner:
         self._strip_indent = step.indent == "strip"
         self._most = "\n" * (step.max_blank_lines + 1)
         self._too_many = self._most + "\n"
-        pairs = {*_LINE_ENDS, "\n\n"}
+        pairs = {*(blank + "\n" for blank in _BLANKS), "\n\n"}
         if self._strip_indent:
             pairs |= {before + "\u3000" for before in "\n\t "}
         self.triggers = Triggers(pairs=frozenset(pairs))
@@ -50,10 +54,15 @@ class WhitespaceCleaner:
             text, count = _INDENT.subn("", text)
             if count:
                 edits["indent"] += count
-        text = _bare_ends(text, edits)
-        if text.startswith("\n") or text.endswith("\n") or self._too_many in text:
+        blanks, row = line_end_blanks(text)
+        if blanks:
+            edits["line_end_blank"] += len(blanks) // 2
+            text = _without(text, blanks)
+        if row > len(self._most) or text.startswith("\n") or text.endswith("\n"):
             length = len(text)
-            text = self._closed_up(text.strip("\n"))
+            text = text.strip("\n")
+            if row > len(self._most):
+                text = self._closed_up(text)
             edits["blank_line"] += length - len(text)
         return before if text == before else text
 
@@ -71,30 +80,44 @@ class WhitespaceCleaner:
         return "".join([*parts, text[position:]]) if parts else text
 
 
-def _bare_ends(text: str, edits: Counter[str]) -> str:
-    """The text without blanks before line feeds and at its end. The places are searched for: on most pages few lines end
-    in a blank, and a look at each of them takes longer."""
-    places: list[int] = []
-    for end in _LINE_ENDS:
-        at = text.find(end)
-        while at >= 0:
-            places.append(at + 1)
-            at = text.find(end, at + 2)
-    if text.endswith(tuple(_BLANKS)):
-        places.append(len(text))
-    if not places:
-        return text
-    places.sort()
-    edits["line_end_blank"] += len(places)
-    parts: list[str] = []
-    position = 0
-    for place in places:
-        start = place - 1
-        while start and text[start - 1] in _BLANKS:
-            start -= 1
-        parts.append(text[position:start])
-        position = place
-    return "".join([*parts, text[position:]])
+def line_end_blanks(text: str) -> tuple[list[int], int]:
+    """Where blanks stand before a line feed or at the end (start, end, start, ...), and the most line feeds in a row when
+    they have gone."""
+    codes = codes_of(text)
+    places = np.empty(ROOM, np.int32)
+    used, row = _line_end_blanks(codes, places)
+    if used > ROOM:
+        places = np.empty(used, np.int32)
+        _line_end_blanks(codes, places)
+    return places[:used].tolist(), row
+
+
+@kernel
+def _line_end_blanks(codes, places):  # type: ignore[no-untyped-def]
+    used = row = longest = 0
+    # Unsigned numbers: no look whether an index counts from the end.
+    line, size, one = np.uint64(0), np.uint64(len(codes)), np.uint64(1)
+    for at in range(size + one):
+        if at < size and codes[at] != 10:
+            continue
+        start = np.uint64(at)
+        while start > line and (codes[start - one] == 32 or codes[start - one] == 9 or codes[start - one] == 0x3000):
+            start -= one
+        if start < at:
+            if used + 1 < len(places):
+                places[used], places[used + 1] = start, at
+            used += 2
+        if at < size:
+            row = row + 1 if start == line else 1
+            longest = max(longest, row)
+        line = at + one
+    return used, longest
+
+
+def _without(text: str, places: list[int]) -> str:
+    """The text without what is between each start and end."""
+    borders = [0, *places, len(text)]
+    return "".join([text[start:end] for start, end in zip(borders[::2], borders[1::2], strict=True)])
 
 
 class RepeatsCleaner:
@@ -105,6 +128,7 @@ class RepeatsCleaner:
         over = step.max_run + 1
         self._runs = {mark: re.compile(f"{re.escape(mark)}{{{over},}}") for mark in _FULL + _ASCII + ",～"}
         self._long = [(mark * over, mark) for mark in self._runs]
+        self._marks = codes_of("".join(self._runs) + "…—")
         self._lines = {"…": re.compile("…{3,}"), "—": re.compile("—{3,}")}
         pairs = {mark * 2 for mark in [*self._runs, *self._lines]}
         self.triggers = Triggers(pairs=frozenset(pairs))
@@ -112,6 +136,8 @@ class RepeatsCleaner:
     def __call__(self, text: str, edits: Counter[str]) -> str:
         """The text with each run of a mark no longer than allowed; the same object if none was."""
         before = text
+        if not self.has_run(text):
+            return text
         for run, mark in self._long:
             if run in text:
                 text = self._shortened(text, mark, self._runs[mark], self._most, "punctuation_run", edits)
@@ -119,6 +145,11 @@ class RepeatsCleaner:
             if mark * 3 in text:
                 text = self._shortened(text, mark, pattern, 2, "ellipsis_run" if mark == "…" else "dash_run", edits)
         return before if text == before else text
+
+    def has_run(self, text: str) -> bool:
+        """Whether a mark repeats itself often enough to be looked at: in the texts of which the triggers tell few do."""
+        found: bool = _has_run(codes_of(text), self._marks, min(self._most + 1, 3))
+        return found
 
     def _shortened(
         self, text: str, mark: str, pattern: re.Pattern[str], most: int, kind: str, edits: Counter[str]
@@ -130,6 +161,21 @@ class RepeatsCleaner:
             return mark * most
 
         return pattern.sub(shorten, text)
+
+
+@kernel
+def _has_run(codes, marks, least):  # type: ignore[no-untyped-def]
+    """Whether one of the marks stands `least` times in a row."""
+    run, before = 0, np.uint32(0)
+    for at in range(np.uint64(len(codes))):
+        code = codes[at]
+        run = run + 1 if code == before else 1
+        before = code
+        if run == least:
+            for mark in marks:
+                if code == mark:
+                    return True
+    return False
 
 
 def _stays(text: str, start: int, end: int, mark: str) -> bool:

@@ -10,15 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jielong.data import steps
-from jielong.data.cleaning.adverts import FORMULAS, LONGEST_SENTENCE, PHRASES, PLEAS, AdvertsCleaner, search_for
-from jielong.data.cleaning.scan import WordSearch
+from jielong.data.cleaning.adverts import FORMULAS, LONGEST_SENTENCE, NEEDED, PHRASES, PLEAS, AdvertsCleaner
 from tests.data.cleaning.triggers import check_contract
 
 CLEANER = AdvertsCleaner(steps.Adverts(step="adverts"))
 REMOVE = AdvertsCleaner(steps.Adverts(step="adverts", urls="remove", max_line_chars=10, phrases=("独家秘方", "€")))
-BY_PATTERN, BY_CODES = (AdvertsCleaner(steps.Adverts(step="adverts", phrases=("独家秘方", "€"))) for _ in range(2))
-BY_PATTERN._beginnings = lambda text: [match.start() for match in BY_PATTERN._start.finditer(text)]  # type: ignore[method-assign]
-BY_CODES._beginnings = BY_CODES._words.places  # type: ignore[method-assign]
 KEEP = AdvertsCleaner(steps.Adverts(step="adverts", urls="keep"))
 
 
@@ -139,23 +135,50 @@ def test_contracts(text: str) -> None:
         check_contract(cleaner, text)
 
 
-@given(st.lists(st.sampled_from(FRAGMENTS) | st.text(st.sampled_from("".join(FRAGMENTS)), max_size=3)).map("".join))
-def test_search_finds_what_the_alternation_finds(text: str) -> None:
-    for words in (FRAGMENTS, ["€", *FRAGMENTS], ["a-]b", "]^", "\\\\n"]):
-        slow = re.compile("|".join(f"(?={re.escape(word)})" for word in words))
-        fast = search_for(words)
-        places = [match.start() for match in fast.finditer(text)]
-        exact = [match.start() for match in slow.finditer(text)]
-        assert set(exact) <= set(places)
-        assert places == exact or "€" in words
-        assert exact == WordSearch(words).places(text)
+class SlowSearch:
+    """The twin of the compiled search: every place, and every line with the sign of an address."""
+
+    def places(self, text: str) -> tuple[list[int], list[int]]:
+        signs = [match.start() for match in re.finditer(r"://|www\.", text)]
+        return list(range(len(text))), sorted({text.rfind("\n", 0, at) + 1 for at in signs})
+
+
+FAST, SLOW = (AdvertsCleaner(steps.Adverts(step="adverts", phrases=("独家秘方", "€", "电"))) for _ in range(2))
+SLOW._words = SlowSearch()  # type: ignore[assignment]
+SLOW._needed = {}
+PIECES = st.sampled_from(FRAGMENTS) | st.text(st.sampled_from("".join(FRAGMENTS) + "😀\n€：:"), max_size=3)
+ADDRESSES = st.sampled_from(["via: ", "\n", "   - 原文链接: <", "http://a.cn", "https://b.cn", "www.c.cn", ">", "。"])
+
+
+@given(st.lists(PIECES | ADDRESSES, max_size=12).map("".join))
+def test_both_searches_clean_alike(text: str) -> None:
+    edits = Counter[str](), Counter[str]()
+    assert FAST(text, edits[0]) == SLOW(text, edits[1]) and edits[0] == edits[1]
+
+
+WORDS = " ".join(NEEDED.values()).split()
+ABOUT = [
+    "欢迎",
+    "点击",
+    "客服",
+    "咨询",
+    "爆料",
+    "公众号",
+    "微信号",
+    "免责",
+    "1234567",
+    "abc12345",
+    "立即",
+    *"请加号群（：，！",
+]
 
 
 @given(
-    st.lists(st.sampled_from(FRAGMENTS) | st.text(st.sampled_from("".join(FRAGMENTS) + "😀\n"), max_size=3)).map(
-        "".join
-    )
+    st.sampled_from(sorted(NEEDED)),
+    st.lists(st.sampled_from(ABOUT + WORDS)).map("".join),
+    st.lists(st.sampled_from(ABOUT + WORDS)).map("".join),
 )
-def test_both_searches_clean_alike(text: str) -> None:
-    edits = Counter[str](), Counter[str]()
-    assert BY_PATTERN(text, edits[0]) == BY_CODES(text, edits[1]) and edits[0] == edits[1]
+def test_what_anchors_need_stands_in_whatever_matches(anchor: str, before: str, after: str) -> None:
+    for pattern in CLEANER._patterns[anchor]:
+        for match in pattern.finditer(f"{before}{anchor}{after}"):
+            assert any(word in match[0] for word in NEEDED[anchor].split())

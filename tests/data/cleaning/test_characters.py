@@ -91,3 +91,23 @@ def test_any_text(text: str) -> None:
 def test_uncomposed_text_holds_one_of_the_characters(text: str) -> None:
     if not unicodedata.is_normalized("NFC", text):
         assert not uncomposed_characters().isdisjoint(text)
+
+
+@given(
+    st.text(st.sampled_from("一a1 \n\r\x0b\x00\u200b\u00a0\u2000Ａ１e\u0301\u1160ᄀ\u2f00\u2ec5\uf9e4👍\U0002f800中\ue000\ufffd\uffff\ud800"))
+    | st.text()
+)  # fmt: skip
+def test_table_and_patterns_do_the_same(text: str) -> None:
+    for cleaner in (CLEANER, BARE):
+        edits = Counter[str](), Counter[str]()
+        fast, may_compose = cleaner._translated(text, edits[0])
+        slow = cleaner._replaced(text, edits[1])
+        assert fast is None or (fast == slow and edits[0] == edits[1])
+        assert may_compose or cleaner is BARE or unicodedata.is_normalized("NFC", slow)
+        if fast is None:
+            assert not edits[0]
+
+
+@pytest.mark.parametrize("text", ["一\u200d", "\ufe0f", "\u200c", "\ufb01", "\uff76", "一\U000e0041", "\U000e0100"])
+def test_where_the_table_does_not_do(text: str) -> None:
+    assert CLEANER._translated(text, Counter())[0] is None

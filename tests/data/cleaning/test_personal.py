@@ -12,12 +12,16 @@ from jielong.data import steps
 from jielong.data.cleaning.cleaner import DropDocument
 from jielong.data.cleaning.personal import (
     MASKS,
+    RUN,
+    WORD,
     PersonalDataCleaner,
+    candidates,
     is_identity_number,
     is_public_address,
     partly_hidden,
     passes_luhn,
 )
+from jielong.data.cleaning.scan import ROOM
 from tests.data.cleaning.triggers import check_contract
 
 CLEANER = PersonalDataCleaner(steps.PersonalData(step="personal_data"))
@@ -111,3 +115,29 @@ def test_contract(text: str) -> None:
     for kind in MASKS:
         check_contract(only(kind), text)
         check_contract(only(kind, "drop"), text)
+
+
+def slow_candidates(text: str) -> tuple[list[int], list[int]]:
+    """The twin: by patterns."""
+    runs: list[int] = []
+    for match in RUN.finditer(text):
+        start = match.start() - (match.start() > 0 and text[match.start() - 1] in "+(（")
+        digits = sum("0" <= character <= "9" for character in match[0]) + 2 * (match[0][-1] in "Xx")
+        if digits >= 10 or (digits >= 7 and match[0].count(".") >= 3):
+            runs += [start, match.end()]
+    return runs, [match.start() for match in WORD.finditer(text)]
+
+
+@given(
+    st.lists(
+        st.sampled_from(["1", "12345", "1.2.3", "138 1234", "+", "(", "（", ")", "）", "-", " ", ".", "X", "x", "中", "😀", "٣"])
+        | st.sampled_from([*"QqVvWwXx扣企微鹅信eEiIcC", "123456789"])
+    ).map("".join)
+)  # fmt: skip
+def test_the_compiled_search_finds_what_the_patterns_find(text: str) -> None:
+    assert candidates(text) == slow_candidates(text)
+
+
+def test_more_candidates_than_there_is_room_for() -> None:
+    text = "138 1234 5678，QQ、微信。" * ROOM
+    assert candidates(text) == slow_candidates(text)

@@ -1,11 +1,24 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jielong.data.cleaning.cleaner import Triggers
-from jielong.data.cleaning.scan import MAX_STEPS, Scanner, encode, flags_plain, longest_number
+from jielong.data.cleaning.scan import (
+    BLOCK,
+    HEAD,
+    MAX_STEPS,
+    ROOM,
+    Scanner,
+    WordSearch,
+    codes_of,
+    encode,
+    flags_plain,
+    longest_number,
+)
 
 TRIGGERS = [
     Triggers(chars=frozenset("<&")),
@@ -66,3 +79,36 @@ def test_encode() -> None:
     data, offsets = encode(["中", "", "ab"])
     assert data.tobytes() == "中ab".encode() and offsets.tolist() == [0, 3, 3, 5]
     assert offsets.dtype == np.int64 and encode([])[1].tolist() == [0]
+
+
+WORDS = ("中文", "中文字", "文字", "aa", "aab", "字", "]", "\\n", "😀中", "a😀", "://")
+HEADS = ("://", "中文", "字b")
+SEARCHED = st.lists(st.sampled_from([*WORDS, *"中文字ab😀😁]:/\n", "中" * HEAD])).map("".join)
+
+
+def check_search(words: tuple[str, ...], heads: tuple[str, ...], text: str) -> None:
+    """The compiled search finds what alternations find."""
+    slow = re.compile("|".join(f"(?={re.escape(word)})" for word in words) or "(?!)")
+    heads_at = [at for at in range(len(text)) if text.startswith(heads, at)] if heads else []
+    lines = [(at, text.rfind("\n", 0, at) + 1) for at in heads_at]
+    places, starts = WordSearch(words, heads).places(text)
+    assert places == [match.start() for match in slow.finditer(text)]
+    assert starts == sorted({start for at, start in lines if at - start <= HEAD})
+
+
+@given(SEARCHED)
+def test_search_finds_what_the_alternation_finds(text: str) -> None:
+    for words, heads in ((WORDS, ()), (WORDS, HEADS), (WORDS[:3], HEADS), (("a-]b", "]^"), ("b中",)), ((), HEADS)):
+        check_search(words, heads, text)
+
+
+def test_search_over_the_borders_of_blocks_and_of_the_room_for_places() -> None:
+    for size in (0, 1, BLOCK - 2, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK):
+        check_search(WORDS, HEADS, "天" * size + "中文字")
+        check_search(WORDS, HEADS, "天\n" * (size // 2) + "字b://")
+    check_search(WORDS, HEADS, "中文字\n://" * ROOM)
+
+
+@given(st.text(st.characters()))  # surrogates as well
+def test_codes(text: str) -> None:
+    assert codes_of(text).tolist() == [ord(character) for character in text]

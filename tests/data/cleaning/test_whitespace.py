@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jielong.data import steps
-from jielong.data.cleaning.whitespace import RepeatsCleaner, WhitespaceCleaner
+from jielong.data.cleaning.scan import ROOM
+from jielong.data.cleaning.whitespace import RepeatsCleaner, WhitespaceCleaner, line_end_blanks
 from tests.data.cleaning.triggers import check_contract
 
 WHITESPACE = WhitespaceCleaner(steps.Whitespace(step="whitespace"))
@@ -94,3 +96,27 @@ def test_max_run() -> None:
 def test_contracts(text: str) -> None:
     for cleaner in (WHITESPACE, STRIP, REPEATS):
         check_contract(cleaner, text)
+
+
+def slow_line_end_blanks(text: str) -> tuple[list[int], int]:
+    """The twin: by patterns."""
+    found = [match.span() for match in re.finditer(r"(?<![ \t\u3000])[ \t\u3000]+(?=\n|\Z)", text)]
+    bare = re.sub(r"[ \t\u3000]+(?=\n|\Z)", "", text)
+    return [place for span in found for place in span], max(map(len, re.findall(r"\n+", bare)), default=0)
+
+
+@given(st.text(alphabet="一a \t\n\u3000😀", max_size=30))
+def test_line_ends_and_blank_lines_are_found(text: str) -> None:
+    assert line_end_blanks(text) == slow_line_end_blanks(text)
+
+
+def test_more_line_end_blanks_than_there_is_room_for() -> None:
+    text = "一 \n\n" * ROOM
+    assert line_end_blanks(text) == slow_line_end_blanks(text)
+
+
+@given(st.text(alphabet="一a \n。！？,!?~…—😀", max_size=30), st.integers(1, 5))
+def test_texts_without_a_run_are_told_apart(text: str, max_run: int) -> None:
+    cleaner = RepeatsCleaner(steps.Repeats(step="repeats", max_run=max_run))
+    least = min(max_run + 1, 3)
+    assert cleaner.has_run(text) == bool(re.search(rf"([。！？,!?~…—])\1{{{least - 1}}}", text))
