@@ -50,6 +50,10 @@ EngineOpt = Annotated[
     str | None,
     typer.Option("--engine", metavar="ENGINE", help="local, or ray: workers on a Ray cluster (short for data.engine)."),
 ]
+ToOpt = Annotated[
+    str | None,
+    typer.Option("--to", metavar="URL", help="Bring the result to s3://... or another fsspec URL (needs the extra remote)."),
+]
 RUNS = Path("runs")
 _json_printed: list[bool] = []  # whether the one JSON object is out
 
@@ -116,7 +120,7 @@ def _top(
 
 def _run(
     recipe: str, stages: list[str] | None, data: list[str] | None, settings: list[str] | None, runs_dir: Path, name: str,
-    fresh: bool, json: bool,
+    fresh: bool, json: bool, to: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run some stages of a recipe (None: all it names) and print the summary."""
     from jielong import show, workflow
@@ -127,7 +131,7 @@ def _run(
     run = open_run(runs_dir, loaded.name)
     wanted = stages if stages is not None else list(loaded.sections)
     chain = workflow.needed(loaded, wanted[-1]) if stages is not None else wanted
-    outcomes = workflow.run_stages(loaded, run, chain, tuple(wanted) if fresh else ())
+    outcomes = workflow.run_stages(loaded, run, chain, tuple(wanted) if fresh else (), to)
     if not json:
         _out(show.summary(run, outcomes, workflow.places(run), workflow.continuations(run) if stages is None else []))
     return {
@@ -150,10 +154,10 @@ def _stage_command(stage: str) -> None:
 
     def data_command(
         recipe: RecipeArg, data: DataOpt = None, settings: SetOpt = None, runs_dir: RunsOpt = RUNS, name: NameOpt = "",
-        fresh: FreshOpt = False, engine: EngineOpt = None, json: JsonOpt = False,
+        fresh: FreshOpt = False, engine: EngineOpt = None, to: ToOpt = None, json: JsonOpt = False,
     ) -> dict[str, Any]:  # fmt: skip
         chosen = [*(settings or []), *([f"data.engine={engine}"] if engine else [])]
-        return _run(recipe, [stage], data, chosen, runs_dir, name, fresh, json)
+        return _run(recipe, [stage], data, chosen, runs_dir, name, fresh, json, to)
 
     text = f"Stage: {STAGES[stage]}."
     app.command(name=stage, help=text)(friendly(data_command if stage == "data" else command))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from jielong import STAGES
+from jielong import STAGES, storage, uploads
 from jielong.errors import InputError, RunError
 from jielong.metrics import read_jsonl
 from jielong.progress import human_seconds, say
@@ -90,8 +90,16 @@ def needed(recipe: Recipe, last: str) -> list[str]:
     return [stage for stage in STAGES if stage in wanted]
 
 
-def run_stages(recipe: Recipe, run: Run, stages: list[str], fresh: tuple[str, ...] = ()) -> list[Outcome]:
-    """Bring the given stages up to date, in order; those in `fresh` are made again whatever their manifest says."""
+def run_stages(
+    recipe: Recipe, run: Run, stages: list[str], fresh: tuple[str, ...] = (), publish: str | None = None
+) -> list[Outcome]:
+    """Bring the given stages up to date, in order; those in `fresh` are made again whatever their manifest says.
+
+    publish: a URL to which the folder of the last stage is brought in the end. What is there already is not sent again, so
+    the same call finishes an upload that was broken off.
+    """
+    if publish is not None:
+        storage.reach(publish)  # a driver that is missing is said before anything is made
     with run.lock():
         fingerprints: dict[str, str] = {}
         outcomes = []
@@ -102,6 +110,9 @@ def run_stages(recipe: Recipe, run: Run, stages: list[str], fresh: tuple[str, ..
             from jielong.report import write_report
 
             write_report(run)
+        if publish is not None:
+            sent = uploads.upload_folder(run.stage(stages[-1]), publish)
+            say(f"{stages[-1]}: {len(sent)} files sent to {storage.shown(publish)}")
     return outcomes
 
 

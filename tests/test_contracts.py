@@ -28,6 +28,8 @@ GROUND = {
     "runtime",
     "progress",
     "pieces",
+    "storage",
+    "uploads",
 }  # files at the root that any stage may import
 TOP = {"__main__", "workflow", "show", "report"}  # files at the root that may import every stage
 APART = {"charts"}  # pure functions, for the ground floor too
