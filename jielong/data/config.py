@@ -78,7 +78,7 @@ class Config(Section):
             row["path"] = row["path"] if row["path"].startswith("builtin:") else Path(row["path"]).name
             del row["licence"], row["weight"]
         values["steps"] = [
-            {key: Path(value).name if key in PATH_FIELDS and value else value for key, value in row.items()}
+            {key: _names(value) if key in PATH_FIELDS and value else value for key, value in row.items()}
             for row in values["steps"]
         ]
         return values
@@ -99,6 +99,10 @@ class Config(Section):
         if problem:
             raise ValueError(problem)
         return self
+
+
+def _names(places: str | list[str]) -> str | list[str]:
+    return Path(places).name if isinstance(places, str) else [Path(place).name for place in places]
 
 
 def trusted(step: AnyStep) -> tuple[str, ...]:

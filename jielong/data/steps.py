@@ -143,6 +143,64 @@ class FlaggedWords(Step):
         return [Path(self.file)]
 
 
+class Decontaminate(Step):
+    """Documents that hold an item of an evaluation: a model that has read the answers is not measured by it."""
+
+    step: Literal["decontaminate"]
+    against: tuple[str, ...] = Field(
+        description="evaluation files (JSON lines, JSON, CSV, also compressed), folders or globs; relative to the recipe's "
+        "folder",
+        strict=False,
+        min_length=1,
+    )
+    ngram: int = Field(
+        13, description="characters in an n-gram, of letters and digits only (GPT-3 and Llama: 13)", ge=5, le=50
+    )
+    share: float = Field(
+        0.7, description="share of the n-grams of what an item asks, near one another, from which a document holds it; "
+        "beginning and end must stand there too; of a short or repeated question, its passage or answers must stand near it",
+        gt=0, le=1,
+    )  # fmt: skip
+
+    def placed_step(self, folder: Path) -> Decontaminate:
+        """With the paths made absolute."""
+        return self.model_copy(update={"against": tuple(absolute(path, folder) for path in self.against)})
+
+    def files(self) -> list[Path]:
+        """The evaluation files. Raises InputError for what is not there."""
+        from jielong.data.cleaning.evaluation_items import evaluation_files
+
+        return evaluation_files(self.against)
+
+
+class Fragments(Step):
+    """Long fragments that stand in many documents, mined from the corpus: adverts leave, the rest is listed."""
+
+    step: Literal["fragments"]
+    min_chars: int = Field(
+        12, description="letters and digits of the shortest fragment; digits count as one another", ge=6, le=64
+    )
+    min_documents: int = Field(20, description="documents in which a fragment stands, from which it is looked at", ge=3)
+    remove: Literal["adverts", "listed", "none"] = Field(
+        "adverts",
+        description="adverts: fragments that speak of contacts, offers and the like in unrelated documents; listed: only what "
+        "your list says; none: nothing",
+    )
+    listing: str | None = Field(
+        None,
+        description="your edited copy of data/fragments.tsv: what is marked remove goes, what is marked keep stays; "
+        "relative to the recipe's folder",
+    )
+
+    def placed_step(self, folder: Path) -> Fragments:
+        """With the path of the list made absolute."""
+        return self if self.listing is None else self.model_copy(update={"listing": absolute(self.listing, folder)})
+
+    def files(self) -> list[Path]:
+        """The list, if there is one."""
+        return [] if self.listing is None else [Path(self.listing)]
+
+
 class Split(Step):
     """Long documents, cut at paragraph and sentence ends; nothing is lost and nothing is truncated."""
 
@@ -251,12 +309,50 @@ class Lines(Step):
     )
 
 
+class Augment(Step):
+    """Changed copies of training documents, marked in their meta. Stands behind all other steps."""
+
+    step: Literal["augment"]
+    method: Literal["synonyms", "shuffle", "generate"] = Field(
+        description="synonyms: words of your groups; shuffle: the sentences of each line in another order; generate: a "
+        "function of yours"
+    )
+    file: str | None = Field(
+        None,
+        description="synonyms: UTF-8 file, one group of words a line; relative to the recipe's folder",
+        min_length=1,
+    )
+    function: str | None = Field(
+        None, description="generate: module:name of a function (text, seed) -> text or None", pattern=r"^[\w.]+:\w+$"
+    )
+    copies: int = Field(1, description="copies of a document at most", ge=1, le=100)
+    fraction: float = Field(1.0, description="share of the documents that get copies, chosen by a hash", gt=0, le=1)
+    share: float = Field(0.2, description="synonyms: share of the known words that are replaced", gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Augment:
+        needed = {"synonyms": "file", "generate": "function"}.get(self.method)
+        if needed and getattr(self, needed) is None:
+            raise ValueError(f"{needed}: missing, method is {self.method!r}; say which {needed}")
+        return self
+
+    def placed_step(self, folder: Path) -> Augment:
+        """With the path of the list made absolute."""
+        return self if self.file is None else self.model_copy(update={"file": absolute(self.file, folder)})
+
+    def files(self) -> list[Path]:
+        """The list, if there is one."""
+        return [] if self.file is None else [Path(self.file)]
+
+
 AnyStep = Annotated[
-    Markup | Characters | Simplify | Whitespace | Repeats | Adverts | PersonalData | FlaggedWords | Split | Measure
-    | Filter | Exact | Near | Lines,
+    Markup | Characters | Simplify | Whitespace | Repeats | Adverts | PersonalData | FlaggedWords | Decontaminate | Split
+    | Measure | Filter | Exact | Near | Lines,
     Field(discriminator="step"),
 ]  # fmt: skip
-TEXT_STEPS = (Markup, Characters, Simplify, Whitespace, Repeats, Adverts, PersonalData, FlaggedWords, Split, Measure)
+TEXT_STEPS = (
+    Markup, Characters, Simplify, Whitespace, Repeats, Adverts, PersonalData, FlaggedWords, Decontaminate, Split, Measure,
+)  # fmt: skip
 
 STANDARD: tuple[AnyStep, ...] = (
     Markup(step="markup"),
@@ -271,7 +367,7 @@ STANDARD: tuple[AnyStep, ...] = (
     Near(step="near"),
     Lines(step="lines"),
 )
-PATH_FIELDS = ("file", "flagged_words_file")  # places of files, whose content is what counts
+PATH_FIELDS = ("file", "flagged_words_file", "against", "listing")  # places of files, whose content is what counts
 
 
 def labels(steps: tuple[AnyStep, ...]) -> list[str]:

@@ -50,6 +50,10 @@ def make_cleaner(step: Any) -> Cleaner | None:
         from jielong.data.cleaning.personal import PersonalDataCleaner
 
         return PersonalDataCleaner(step)
+    if isinstance(step, steps.Decontaminate):
+        from jielong.data.cleaning.decontaminate import DecontaminateCleaner
+
+        return DecontaminateCleaner(step)
     return FlaggedWordsCleaner(step) if isinstance(step, steps.FlaggedWords) else None
 
 

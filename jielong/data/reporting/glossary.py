@@ -26,6 +26,7 @@ STEPS = {
     "adverts": Words("adverts", "去广告"),
     "personal_data": Words("personal data", "个人信息"),
     "flagged_words": Words("flagged words", "词表"),
+    "decontaminate": Words("evaluation items", "评测题"),
     "split": Words("split", "切分长文"),
     "measure": Words("measure", "统计"),
     "filter": Words("filter", "过滤"),
