@@ -53,12 +53,14 @@ def type_name(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(type_name(part) for part in arguments if part is not types.NoneType)
+    if origin is typing.Annotated:
+        return type_name(arguments[0])
     if origin is Literal:
         return ", ".join(f'`"{choice}"`' for choice in arguments)
     if origin is tuple:
         return "list of tables" if tables_of(annotation) else f"list of {type_name(arguments[0])}s"
     if origin is dict:
-        return f"table of {type_name(arguments[1])}s"
+        return f"table of {type_name(arguments[1]).replace('list of', 'lists of')}{'' if 'list' in type_name(arguments[1]) else 's'}"
     return "table" if nested(annotation) else NAMES[annotation]
 
 

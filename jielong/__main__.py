@@ -52,7 +52,9 @@ EngineOpt = Annotated[
 ]
 ToOpt = Annotated[
     str | None,
-    typer.Option("--to", metavar="URL", help="Bring the result to s3://... or another fsspec URL (needs the extra remote)."),
+    typer.Option(
+        "--to", metavar="URL", help="Bring the result to s3://... or another fsspec URL (needs the extra remote)."
+    ),
 ]
 RUNS = Path("runs")
 _json_printed: list[bool] = []  # whether the one JSON object is out

@@ -159,7 +159,11 @@ def test_every_recipe_in_the_guide_is_valid(page: str) -> None:
     found = blocks(page, "toml")
     assert found
     sources = [{"name": name, "path": name} for name in ("web", "books", "law")]
-    rest: dict[str, Any] = {"data": {"sources": sources}, "tokenizer": {}, "model": {}}  # a piece of a recipe needs them
+    rest: dict[str, Any] = {
+        "data": {"sources": sources},
+        "tokenizer": {},
+        "model": {},
+    }  # a piece of a recipe needs them
     for body in found:
         parse(rest | tomllib.loads(body), ROOT)
 

@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 
 from jielong.data.measuring.columns import COLUMNS
 from jielong.data.measuring.filters import rules_of
-from jielong.data.steps import PATH_FIELDS, STANDARD, AnyStep, Filter, Measure
+from jielong.data.measuring.terms import Group
+from jielong.data.steps import PATH_FIELDS, STANDARD, AnyStep, Augment, Filter, Measure
 from jielong.recipe import Section, absolute, harmless
 
 MAX_STEPS = 32  # the bits that tell which documents need which step
@@ -38,6 +39,9 @@ class Source(Section):
         "auto", description="encoding of the files, for example gb18030; auto: by the bytes of each file (UTF-8, GB18030, "
         "Big5, UTF-16)",
     )  # fmt: skip
+    validation_fraction: float | None = Field(
+        None, description="share of this source's documents held out; none: data.validation_fraction", ge=0, lt=0.5
+    )
     licence: str = harmless("", "note on the licence, for the report")
     weight: float = harmless(1.0, "wished share among the sources, shown beside the actual one", gt=0)
 
@@ -52,6 +56,11 @@ class Config(Section):
     )  # fmt: skip
     validation_fraction: float = Field(
         0.01, description="share of the documents held out for validation, chosen by a hash of their text", gt=0, lt=0.5
+    )
+    balance: tuple[Group, ...] = Field(
+        (),
+        description="groups of terms whose shares and neighbours the report shows, for a look at biases",
+        strict=False,
     )
     chunk_megabytes: int = Field(
         16, description="text worked on at a time by one process, and in one file of documents, MB", ge=1, le=512
@@ -95,7 +104,10 @@ class Config(Section):
                 raise ValueError(
                     f"steps.{number}: unknown source, got {', '.join(unknown)}; the sources are {', '.join(names)}; correct it"
                 )
-        problem = columns_problem(self.steps)
+        groups = [group.name for group in self.balance]
+        if twice := sorted({name for name in groups if groups.count(name) > 1}):
+            raise ValueError(f"balance: two groups have the same name, got {', '.join(twice)}; give each its own name")
+        problem = columns_problem(self.steps) or _augment_problem(self.steps)
         if problem:
             raise ValueError(problem)
         return self
@@ -108,6 +120,14 @@ def _names(places: str | list[str]) -> str | list[str]:
 def trusted(step: AnyStep) -> tuple[str, ...]:
     """The sources that a step's perplexity model is trained on."""
     return step.trusted if isinstance(step, Measure) else ()
+
+
+def _augment_problem(steps: tuple[AnyStep, ...]) -> str | None:
+    """Copies are made of what is finished."""
+    kinds = [isinstance(step, Augment) for step in steps]
+    if kinds != sorted(kinds):
+        return f"steps.{kinds.index(True)}: augment stands before other steps; put it behind all of them"
+    return None
 
 
 def columns_problem(steps: tuple[AnyStep, ...]) -> str | None:

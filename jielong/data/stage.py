@@ -27,6 +27,7 @@ import orjson
 
 from jielong.data import documents
 from jielong.data.config import Config, Source
+from jielong.data.mining.listing import write_listing
 from jielong.data.pipeline.chunks import array, chunk_folder, finished, is_done, read_counts
 from jielong.data.pipeline.decisions import Deciding
 from jielong.data.pipeline.docs import PLACE, Raw
@@ -36,7 +37,7 @@ from jielong.data.pipeline.setup import Cleaners, clean_texts
 from jielong.data.pipeline.workers import Crew
 from jielong.data.reading.readers import BadRecord, encoding_of, expand, read_file
 from jielong.data.reporting.summary import Summary
-from jielong.data.steps import Measure
+from jielong.data.steps import Fragments, Measure
 from jielong.errors import DataError, InputError
 from jielong.progress import Progress, human_count, say
 from jielong.runs import StageContext, hash_json, write_json
@@ -91,7 +92,7 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     plan, work = make_plan(config.steps), context.run.work("data")
     hashes = fingerprints(plan, config, context.inputs)
     names = [f"{number}-{text[:12]}" for number, (text, _) in enumerate(hashes)]
-    names[-1] = f"last-{hash_json([hashes[-1][1], context.seed, config.validation_fraction])[:12]}"
+    names[-1] = f"last-{last_hash(plan, config, context, hashes[-1][1])[:12]}"
     setting = _setting(config, context, files, plan, [str(work / name) for name in names])
     few = sum(file.stat().st_size for _, file in files) < config.chunk_megabytes * MEGABYTE
     processes = 1 if few else config.processes or os.cpu_count() or 1
@@ -111,6 +112,14 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     keep = {*names[:-1], *(Path(model).name for _, model in setting.models)} if config.keep_work else set()
     write_json(work / KEEP, sorted(keep))
     return counts
+
+
+def last_hash(plan: Plan, config: Config, context: StageContext, before: str) -> str:
+    """What determines the files of the last pass."""
+    fractions = [config.validation_fraction, *(source.validation_fraction for source in config.sources)]
+    groups = [group.model_dump(mode="json") for group in config.balance]
+    copies = [[plan.labels[number], step_values(plan.steps[number])] for number in plan.copying]
+    return hash_json([before, context.seed, fractions, groups, copies])
 
 
 def crew_of(engine: str, setting: Setting, processes: int) -> Crew | RayCrew:
@@ -143,7 +152,11 @@ def _setting(
         names = within([file for _, file in mine])
         shown += [(number, place_of(*one), relative) for one, (_, relative) in zip(mine, names, strict=True)]
     models = _perplexity_models(config, context, files, plan)
-    return Setting(plan, tuple(folders), sources, tuple(shown), models, context.seed, config.validation_fraction)
+    fractions = tuple(
+        config.validation_fraction if source.validation_fraction is None else source.validation_fraction
+        for source in config.sources
+    )
+    return Setting(plan, tuple(folders), sources, tuple(shown), models, context.seed, fractions, config.balance)
 
 
 def place_of(source: Source, file: Path) -> str:
@@ -215,24 +228,26 @@ def _decide(at: int, setting: Setting, fingerprint: str) -> None:
     """Write who leaves, once: a folder of decisions that carries the fingerprint of the steps that made it."""
     work = Path(setting.folders[at])
     folder = work / DECIDED
-    rows = [int(read_counts(work, number)["rows"]) for number in finished(work)]
-    if _has_decided(folder, fingerprint, rows):
+    sizes = [int(read_counts(work, number)["rows"]) for number in finished(work)]
+    if _has_decided(folder, fingerprint, sizes):
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    deciding = Deciding(setting.plan, work, rows, list(setting.sources))
+    deciding = Deciding(setting.plan, work, sizes, list(setting.sources))
     decided = deciding.run(setting.plan.passes[at].decide)
     for number, values in enumerate(decided.chunks):
         np.save(folder / f"{number:05d}.npy", values, allow_pickle=False)
     for step, hashes in decided.lines.items():
         np.save(folder / f"lines-{step}.npy", hashes, allow_pickle=False)
+    for step, rows in decided.listings.items():
+        write_listing(folder / f"fragments-{step}.tsv", rows)
     np.save(folder / "starts.npy", deciding.starts, allow_pickle=False)
     places = np.lib.format.open_memmap(folder / "places.npy", "w+", PLACE, (max(deciding.total, 1),))
     for number, part in deciding.each():
         places[part] = array(work, number, "places")
     places.flush()
     figures = {str(step): value for step, value in decided.figures.items()}
-    lines = [f"lines-{step}.npy" for step in decided.lines]
+    lines = [f"lines-{step}.npy" for step in decided.lines] + [f"fragments-{step}.tsv" for step in decided.listings]
     write_json(folder / DONE, {"fingerprint": fingerprint, "figures": figures, "lines": lines})
 
 
@@ -398,7 +413,16 @@ def _collect(setting: Setting, out: Path, summary: Summary) -> None:
                 if count or (not rows and number == finished(work)[-1]):
                     link(file, out / folder / f"{name}-{number:05d}.parquet")
                 rows += count
+    for at, step in enumerate(setting.plan.steps):
+        if isinstance(step, Fragments):
+            label = setting.plan.labels[at]
+            link(summary.listing(at), out / ("fragments.tsv" if label == "fragments" else f"fragments-{label}.tsv"))
     if not summary.validation or not summary.train:
+        if setting.plan.copying:
+            raise DataError(
+                f"data.validation_fraction: too small for {summary.kept - summary.added} documents with copies, got "
+                f"{max(setting.validation_fractions):g}: one split is empty; raise it, or take the step augment out"
+            )
         documents.move_one(out / "documents", summary.extreme(), "validation" if summary.train else "train")
         summary.move()
 

@@ -347,7 +347,7 @@ class Augment(Step):
 
 AnyStep = Annotated[
     Markup | Characters | Simplify | Whitespace | Repeats | Adverts | PersonalData | FlaggedWords | Decontaminate | Split
-    | Measure | Filter | Exact | Near | Lines,
+    | Measure | Filter | Exact | Near | Fragments | Lines | Augment,
     Field(discriminator="step"),
 ]  # fmt: skip
 TEXT_STEPS = (

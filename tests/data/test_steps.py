@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from jielong.data.config import Config
-from jielong.data.steps import RESERVED, STANDARD, TEXT_STEPS, AnyStep, FlaggedWords, Measure, labels
+from jielong.data.steps import RESERVED, STANDARD, TEXT_STEPS, AnyStep, Measure, labels
 
 
 def steps(*rows: dict[str, Any]) -> tuple[AnyStep, ...]:
@@ -23,10 +23,15 @@ def test_labels_are_unique() -> None:
 
 def test_every_step_can_be_written_by_its_kind() -> None:
     every = get_args(get_args(AnyStep)[0])
-    assert len(every) == 14 and set(TEXT_STEPS) < set(every)
+    assert len(every) == 17 and set(TEXT_STEPS) < set(every)
     for kind in every:
         name = kind.model_fields["step"].annotation.__args__[0]
-        row = {"step": name} | ({"file": "words.txt"} if kind is FlaggedWords else {})
+        needed = {
+            "flagged_words": {"file": "words.txt"},
+            "decontaminate": {"against": ["eval"]},
+            "augment": {"method": "shuffle"},
+        }
+        row = {"step": name} | needed.get(name, {})
         before = [] if name != "filter" else [{"step": "measure"}]
         assert type(steps(*before, row)[-1]) is kind
         assert kind.__doc__ and all(field.description for key, field in kind.model_fields.items() if key != "step")

@@ -57,7 +57,9 @@ def test_sources_are_measured_each_for_itself(model: CausalLM, tokenizer: Tokeni
             writer.add(chosen, tokenizer.encode(chosen), names if kind == "mixed" else None)
         write_manifest(tmp_path / kind, tokenizer.size, tokenizer.end_id, {"text": writer.summary()})
         found[kind] = evaluate(model, Shards(tmp_path / kind, "text"), Config())
-    assert found["mixed"]["bits_per_byte"] == pytest.approx(found["one"]["bits_per_byte"], rel=1e-3)  # rows begin elsewhere
+    assert found["mixed"]["bits_per_byte"] == pytest.approx(
+        found["one"]["bits_per_byte"], rel=1e-3
+    )  # rows begin elsewhere
     for name in ("a", "b"):
         measured = found["mixed"]["by_source"][name]
         assert measured["bits_per_byte"] == pytest.approx(found[name]["bits_per_byte"], rel=1e-5)

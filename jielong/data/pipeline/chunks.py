@@ -174,7 +174,8 @@ def read_documents(work: Path, number: int) -> Docs:
     _, offsets, data = text.buffers()
     starts = np.frombuffer(offsets, np.int32, len(text) + 1, text.offset * 4).astype(np.int64)
     view = np.frombuffer(data or b"", np.uint8)[starts[0] : starts[-1]]
-    return Docs((view, starts - starts[0]), places, {name: _values(table.column(name)) for name in others})
+    columns = {name: _values(table.column(name)) for name in others}
+    return Docs((view, starts - starts[0]), places, columns, columns.get("text_len"))
 
 
 def read_columns(work: Path, number: int, names: list[str]) -> dict[str, Column]:

@@ -1,6 +1,6 @@
 """Who leaves: filters, exact duplicates, near-duplicates and repeated lines, decided over all chunks of a pass.
 
-Nothing here reads text. Filters read columns; the others read what the pass wrote beside the documents: digests,
+Nothing here reads text but `fragments`, and that only of documents that hold what stands in many. Filters read columns; the others read what the pass wrote beside the documents: digests,
 signatures, band hashes, hashes of lines. Files are mapped, digests and hashes are sorted a part at a time, so that memory stays
 flat: what grows is 22 bytes a document (its rank, its state, and who it is like) and the pairs that are alike.
 
@@ -20,9 +20,12 @@ from numpy.typing import NDArray
 
 from jielong.data.deduplicating import near
 from jielong.data.measuring.filters import breaks, rules_of
-from jielong.data.pipeline.chunks import array, read_columns
+from jielong.data.mining.counting import Chunk
+from jielong.data.mining.listing import Row, read_listing
+from jielong.data.mining.mining import Mined, mine
+from jielong.data.pipeline.chunks import array, read_columns, read_documents
 from jielong.data.pipeline.plan import Plan
-from jielong.data.steps import Exact, Filter, Lines, Near, Rule
+from jielong.data.steps import Exact, Filter, Fragments, Lines, Near, Rule
 from jielong.progress import Progress
 
 DECISION = np.dtype([("step", "<i2"), ("rule", "<i2"), ("same", "<i2"), ("other", "<i8")])
@@ -36,6 +39,7 @@ class Decided:
 
     chunks: list[NDArray[Any]]
     lines: dict[int, NDArray[np.uint64]] = field(default_factory=dict)  # step -> hashes of the lines that leave
+    listings: dict[int, list[Row]] = field(default_factory=dict)  # step -> fragments, for a person to read
     figures: dict[int, dict[str, Any]] = field(default_factory=dict)  # step -> what the report shows
 
 
@@ -89,9 +93,12 @@ class Deciding:
                     self._exact(number)
                 elif isinstance(step, Near):
                     decided.figures[number] = self._near(number, step)
+                elif isinstance(step, Fragments):
+                    mined = self._fragments(number, step)
+                    decided.lines[number], decided.listings[number] = mined.gone, mined.rows()
                 else:
                     assert isinstance(step, Lines)
-                    decided.lines[number] = self._lines(number, step)
+                    decided.lines[number] = self._often(number, step.min_documents)
                 progress.advance(1)
         decided.chunks = [self.result[part] for _, part in self.each()]
         return decided
@@ -180,8 +187,14 @@ class Deciding:
 
         return rows
 
-    def _lines(self, step: int, options: Lines) -> NDArray[np.uint64]:
-        """Hashes that stand in at least min_documents of the documents that are still there."""
+    def _fragments(self, step: int, options: Fragments) -> Mined:
+        """Fragments of the documents that are still there."""
+        marks = read_listing(Path(options.listing), options.min_chars) if options.listing else ()
+        frequent = self._often(step, options.min_documents)
+        return mine(Holders(self, step, frequent), frequent, options, marks)
+
+    def _often(self, step: int, min_documents: int) -> NDArray[np.uint64]:
+        """Hashes that stand in at least min_documents of the documents that are still there, sorted."""
         mask = self.taking_part(step)
         name = str(step)
         total = sum(array(self.work, chunk, f"{name}.hashes").shape[0] for chunk, _ in self.each())
@@ -195,5 +208,24 @@ class Deciding:
                 chosen = np.repeat(mask[place], counts) & (hashes % np.uint64(parts) == part)
                 collected.append(hashes[chosen])
             values, counts = np.unique(np.concatenate(collected), return_counts=True)
-            repeated.append(values[counts >= options.min_documents])
+            repeated.append(values[counts >= min_documents])
         return np.sort(np.concatenate(repeated))
+
+
+class Holders:
+    """The documents that take part in a step and hold one of some hashes, chunk by chunk, as often as they are asked for."""
+
+    def __init__(self, deciding: Deciding, step: int, hashes: NDArray[np.uint64]) -> None:
+        self._deciding, self._step, self._hashes = deciding, step, hashes
+        self._mask = deciding.taking_part(step)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        work = self._deciding.work
+        for chunk, place in self._deciding.each():
+            found = array(work, chunk, f"{self._step}.hashes")
+            counts = np.diff(array(work, chunk, f"{self._step}.offsets"))
+            held = np.repeat(np.arange(len(counts)), counts)[np.isin(found, self._hashes)]
+            rows = np.unique(held[self._mask[place][held]])
+            if len(rows):
+                docs = read_documents(work, chunk).take(rows)
+                yield Chunk(*docs.encoded(), docs.places["source"])

@@ -14,13 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jielong.data.cleaning.scan import Bytes, Offsets, encode
+from jielong.data.cleaning.scan import Bytes, Offsets, count_chars, encode
 
 PLACE = np.dtype([("source", "<i4"), ("file", "<i4"), ("line", "<i8"), ("part", "<i8")])
 
 HEAD_BYTES = 256
 
 Column = NDArray[Any]
+
+
+def joined(parts: list[Any]) -> tuple[Bytes, Offsets]:
+    """Texts in bytes one after the other, and where each begins (and the last ends)."""
+    offsets = np.zeros(len(parts) + 1, np.int64)
+    np.cumsum([len(part) for part in parts], out=offsets[1:])
+    return np.frombuffer(b"".join(parts), np.uint8), offsets
 
 
 @dataclass
@@ -39,14 +46,19 @@ class Docs:
     """Texts with their places (an array of PLACE) and columns (name -> an array of one value a document)."""
 
     def __init__(
-        self, texts: list[str] | tuple[Bytes, Offsets], places: NDArray[Any], columns: dict[str, Column] | None = None
+        self,
+        texts: list[str] | tuple[Bytes, Offsets],
+        places: NDArray[Any],
+        columns: dict[str, Column] | None = None,
+        lengths: NDArray[np.int32] | None = None,
     ) -> None:
-        """`texts`: strings, or their UTF-8 bytes with offsets (as scan.encode gives them)."""
+        """`texts`: strings, or their UTF-8 bytes with offsets (as scan.encode gives them); `lengths`: their characters, if known."""
         self.places = places
         self.columns = {} if columns is None else columns
         self._strings: list[str] | None = texts if isinstance(texts, list) else None
         self._encoded: tuple[Bytes, Offsets] | None = None if isinstance(texts, list) else texts
-        self._stale: set[int] = set()  # rows whose bytes are older than their strings
+        self._newer: dict[int, bytes] = {}  # rows whose bytes are older than their strings: what these are in bytes
+        self._lengths = lengths
 
     def __len__(self) -> int:
         return len(self.places)
@@ -80,33 +92,49 @@ class Docs:
         if self._encoded is None:
             assert self._strings is not None
             self._encoded = encode(self._strings)
-        elif self._stale:
-            assert self._strings is not None
-            self._gather(np.arange(len(self)), {row: self._strings[row].encode("utf-8") for row in self._stale})
-        self._stale.clear()
+        elif self._newer:
+            self._gather(np.arange(len(self)), self._newer)
+        self._newer = {}
         return self._encoded
 
-    def replace(self, texts: dict[int, str]) -> None:
-        """Give some rows another text."""
+    def lengths(self) -> NDArray[np.int32]:
+        """Characters of each text, counted once."""
+        if self._lengths is None and self._strings is not None:
+            self._lengths = np.array(list(map(len, self._strings)), np.int32)
+        elif self._lengths is None:
+            self._lengths = count_chars(*self.encoded())
+        return self._lengths
+
+    def replace(self, texts: dict[int, str]) -> list[bytes]:
+        """Give some rows another text; returns those in bytes, in their order."""
+        parts = [text.encode("utf-8") for text in texts.values()]
         if not texts:
-            return
+            return parts
+        if self._lengths is not None:
+            self._lengths = self._lengths.copy()  # it was given away
+            self._lengths[list(texts)] = list(map(len, texts.values()))
         if self._strings is not None:
             for row, text in texts.items():
                 self._strings[row] = text
-            self._stale |= texts.keys()
+            self._newer.update(zip(texts, parts, strict=True))
         else:
-            self._gather(np.arange(len(self)), {row: text.encode("utf-8") for row, text in texts.items()})
+            self._gather(np.arange(len(self)), dict(zip(texts, parts, strict=True)))
+        return parts
 
     def take(self, rows: NDArray[np.int64]) -> Docs:
         """Some rows, in the given order."""
         if len(rows) == len(self) and (rows == np.arange(len(self))).all():
             return self
         columns = {name: values[rows] for name, values in self.columns.items()}
-        if self._strings is not None:
-            return Docs([self._strings[row] for row in rows.tolist()], self.places[rows], columns)
-        assert self._encoded is not None
-        taken = Docs(self._encoded, self.places[rows], columns)
-        taken._gather(rows, {})
+        if self._encoded is None:
+            assert self._strings is not None
+            taken = Docs([self._strings[row] for row in rows.tolist()], self.places[rows], columns)
+        else:
+            taken = Docs(self._encoded, self.places[rows], columns)
+            taken._gather(rows, self._newer and {at: self._newer[row] for at, row in enumerate(rows.tolist()) if row in self._newer})
+            if self._strings is not None:
+                taken._strings = [self._strings[row] for row in rows.tolist()]
+        taken._lengths = None if self._lengths is None else self._lengths[rows]
         return taken
 
     def _gather(self, rows: NDArray[np.int64], other: dict[int, bytes]) -> None:
@@ -117,9 +145,7 @@ class Docs:
         parts: list[Any] = [view[start:end] for start, end in zip(starts, ends, strict=True)]
         for row, replaced in other.items():
             parts[row] = replaced
-        joined = np.zeros(len(parts) + 1, np.int64)
-        np.cumsum([len(part) for part in parts], out=joined[1:])
-        self._encoded = np.frombuffer(b"".join(parts), np.uint8), joined
+        self._encoded = joined(parts)
 
     @staticmethod
     def of(raw: Raw) -> Docs:

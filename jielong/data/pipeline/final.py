@@ -7,6 +7,8 @@ empty: one document is moved there).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 import xxhash
+from numpy.typing import NDArray
 
-from jielong.data.cleaning.scan import Bytes
+from jielong.data.augmenting import Augmenter
 from jielong.data.compiled import kernel
 from jielong.data.deduplicating.fingerprints import unit_hashes
 from jielong.data.documents import DOCUMENT_SCHEMA, LEVEL, REJECT_SCHEMA, text_id
+from jielong.data.measuring.balance import Counter as BalanceCounter
 from jielong.data.measuring.columns import COLUMNS
 from jielong.data.pipeline.chunks import Reject, chunk_folder, column_array, pa, read_parquet, text_array, write_table
 from jielong.data.pipeline.docs import Docs
 from jielong.data.pipeline.recorder import REPEATED, Recorder, histogram
+from jielong.data.steps import Augment
 
 if TYPE_CHECKING:
     from jielong.data.pipeline.passes import Setting, Task
@@ -37,28 +42,94 @@ def write_final(folder: Path, docs: Docs, task: Task, setting: Setting, recorder
     """train.parquet, validation.parquet, rejects.parquet and characters.npy of a chunk; returns what is counted."""
     chars = int(docs.columns["text_len"].sum())
     recorder.enter(HOLD_OUT, docs.places["source"], chars)
-    threshold = round(setting.validation_fraction * 2**64)
     data, offsets = docs.encoded()
     encoded = [data.data[start:end] for start, end in pairwise(offsets.tolist())]
     splits = [xxhash.xxh3_64_intdigest(data, setting.seed) for data in encoded]
     table = _documents(docs, encoded, setting)
-    held = np.array([split < threshold for split in splits], np.bool_)
-    for name, mask in (("train", ~held), ("validation", held)):
-        write_table(folder / f"{name}.parquet", table.filter(pa.array(mask)), LEVEL, ("source",))
+    thresholds = [round(fraction * 2**64) for fraction in setting.validation_fractions]
+    sources = docs.places["source"].tolist()
+    held = np.array([split < thresholds[source] for split, source in zip(splits, sources, strict=True)], np.bool_)
     rejects = [_rejects_of_pass(Path(work), task.number, setting) for work in setting.folders[: task.at]]
     rejects.append(_rejects(recorder.rejects, setting))
     write_table(folder / "rejects.parquet", pa.concat_tables(rejects), LEVEL, ("source", "stage", "rule", "file"))
     recorder.leave(HOLD_OUT, docs.places["source"], chars)
-    np.save(folder / "characters.npy", count_characters(data), allow_pickle=False)
-    return {"final": _figures(docs, encoded, splits, held, setting)}
+    copies = _copies(docs, ~held, setting, recorder)
+    train = table.filter(pa.array(~held))
+    if copies:
+        train = pa.concat_tables([train, _table_of_copies(copies, setting, table.schema)])
+    write_table(folder / "train.parquet", train, LEVEL, ("source",))
+    write_table(folder / "validation.parquet", table.filter(pa.array(held)), LEVEL, ("source",))
+    found = {"final": _figures(docs, encoded, splits, held, setting, copies)}
+    characters = np.zeros(CODE_POINTS, np.int32)
+    found["final"]["repeated"] = repeated_lines(docs, characters)
+    np.save(folder / "characters.npy", counted(characters), allow_pickle=False)
+    if setting.balance:
+        found["balance"] = BalanceCounter(setting.balance).count(data, offsets, docs.places["source"])
+    return found
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A changed copy of a training document."""
+
+    text: str
+    place: tuple[int, int, int, int]  # of the document that it was made from
+    method: str
+    number: int
+
+
+def _copies(docs: Docs, train: NDArray[np.bool_], setting: Setting, recorder: Recorder) -> list[Copy]:
+    """What the augment steps make of the training documents, counted as documents that each step adds."""
+    found: list[Copy] = []
+    sources, chars = docs.places["source"], int(docs.columns["text_len"].sum())
+    rows, places = np.flatnonzero(train).tolist(), docs.places.tolist()
+    for step in setting.plan.copying:
+        label, augmenter = setting.plan.labels[step], _augmenter(setting.plan.steps[step], setting.seed)
+        recorder.enter(label, sources, chars)
+        works = [setting.plan.applies(step, name) for name in setting.sources]
+        made: list[Copy] = []
+        for row in rows:
+            place = places[row]
+            texts = augmenter(docs.text(row)) if works[place[0]] else []
+            if texts:
+                recorder.copied(label, augmenter.kind, docs.text(row), texts, docs.places[row])
+            made += [Copy(text, place, augmenter.kind, number) for number, text in enumerate(texts, 1)]
+        sources = np.concatenate([sources, np.array([copy.place[0] for copy in made], sources.dtype)])
+        chars += sum(len(copy.text) for copy in made)
+        recorder.leave(label, sources, chars)
+        found += made
+    return found
+
+
+@lru_cache
+def _augmenter(step: Augment, seed: int) -> Augmenter:
+    return Augmenter(step, seed)
+
+
+def _table_of_copies(copies: list[Copy], setting: Setting, schema: Any) -> Any:
+    """Copies as documents: their meta says what made them, and their columns are empty, since nothing measured them."""
+    meta = []
+    for copy in copies:
+        _, file, line, part = copy.place
+        value: dict[str, Any] = {"file": setting.files[file][1], "line": line} | ({"part": part} if part else {})
+        meta.append(orjson.dumps(value | {"augmented": copy.method, "copy": copy.number}).decode())
+    columns = {
+        "id": [text_id(copy.text.encode("utf-8")) for copy in copies],
+        "text": [copy.text for copy in copies],
+        "source": [setting.sources[copy.place[0]] for copy in copies],
+        "meta": meta,
+    }
+    rest = {field.name: pa.nulls(len(copies), field.type) for field in schema if field.name not in columns}
+    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()} | rest, schema=schema)
 
 
 def _documents(docs: Docs, encoded: list[memoryview], setting: Setting) -> Any:
     places = docs.places.tolist()
-    meta = []
-    for _, file, line, part in places:
-        value: dict[str, Any] = {"file": setting.files[file][1], "line": line}
-        meta.append(orjson.dumps(value | {"part": part} if part else value).decode())
+    files = {file: orjson.dumps(setting.files[file][1]).decode() for file in np.unique(docs.places["file"]).tolist()}
+    meta = [  # as orjson writes it, which takes ten times as long
+        f'{{"file":{files[file]},"line":{line},"part":{part}}}' if part else f'{{"file":{files[file]},"line":{line}}}'
+        for _, file, line, part in places
+    ]
     columns = {
         "id": pa.array([text_id(data) for data in encoded], pa.string()),
         "text": text_array(docs),
@@ -98,12 +169,18 @@ def _add(
         rows[name].append(item)
 
 
-def _figures(docs: Docs, encoded: list[memoryview], splits: list[int], held: Any, setting: Setting) -> dict[str, Any]:
+def _figures(
+    docs: Docs, encoded: list[memoryview], splits: list[int], held: Any, setting: Setting, copies: list[Copy]
+) -> dict[str, Any]:
     """Counts for the manifest and the report."""
     sources = docs.places["source"]
     chars = docs.columns["text_len"].astype(np.int64)
     sizes = np.array([len(data) for data in encoded], np.int64)
     count = len(setting.sources)
+    copied = np.array([[copy.place[0], len(copy.text), len(copy.text.encode("utf-8"))] for copy in copies], np.int64)
+    origins = np.concatenate([sources, copied[:, 0] if copies else []]).astype(np.int64)
+    every_chars = np.concatenate([chars, copied[:, 1] if copies else []])
+    every_size = np.concatenate([sizes, copied[:, 2] if copies else []])
     languages = docs.columns.get("lang")
     by_language: dict[str, dict[str, int]] = {}
     if languages is not None:
@@ -116,12 +193,13 @@ def _figures(docs: Docs, encoded: list[memoryview], splits: list[int], held: Any
         if len(rows):
             extremes[name] = [splits[int(rows[0])], text_id(encoded[int(rows[0])])]
     return {
-        "train": int((~held).sum()),
+        "train": int((~held).sum()) + len(copies),
         "validation": int(held.sum()),
         "extremes": extremes,
-        "kept": dict(zip(setting.sources, np.bincount(sources, minlength=count).tolist(), strict=True)),
-        "chars": dict(zip(setting.sources, np.bincount(sources, chars, count).astype(int).tolist(), strict=True)),
-        "bytes": dict(zip(setting.sources, np.bincount(sources, sizes, count).astype(int).tolist(), strict=True)),
+        "kept": dict(zip(setting.sources, np.bincount(origins, minlength=count).tolist(), strict=True)),
+        "chars": dict(zip(setting.sources, np.bincount(origins, every_chars, count).astype(int).tolist(), strict=True)),
+        "own_chars": dict(zip(setting.sources, np.bincount(sources, chars, count).astype(int).tolist(), strict=True)),
+        "bytes": dict(zip(setting.sources, np.bincount(origins, every_size, count).astype(int).tolist(), strict=True)),
         "languages": by_language,
         "columns": {
             name: histogram(name, values) for name, values in docs.columns.items() if COLUMNS[name].kind != "text"
@@ -129,14 +207,16 @@ def _figures(docs: Docs, encoded: list[memoryview], splits: list[int], held: Any
         "lengths": {
             name: histogram("text_len", chars[mask]) for name, mask in (("train", ~held), ("validation", held))
         },
-        "repeated": repeated_lines(docs),
         "preview": [[setting.sources[int(sources[row])], docs.text(row)[:200]] for row in range(min(3, len(docs)))],
     }
 
 
-def repeated_lines(docs: Docs) -> list[tuple[str, int]]:
-    """The lines that stand in most documents of a chunk, each with their number."""
-    hashes, starts = unit_hashes(*docs.encoded(), MIN_REPEATED_HAN, np.zeros(len(docs), np.int64))
+def repeated_lines(docs: Docs, characters: NDArray[np.int32]) -> list[tuple[str, int]]:
+    """The lines that stand in most documents of a chunk, each with their number; on the way `characters` are counted.
+
+    characters: of each code point, how often it occurs is added to it.
+    """
+    hashes, starts = unit_hashes(*docs.encoded(), MIN_REPEATED_HAN, np.zeros(len(docs), np.int64), characters)
     size = 1 << int(2 * np.count_nonzero(hashes) + 1).bit_length()
     places, counts = np.full(size, -1, np.int64), np.zeros(size, np.int64)
     _count_lines(hashes, starts, places, counts)
@@ -168,28 +248,7 @@ def _count_lines(hashes, starts, places, counts):  # type: ignore[no-untyped-def
                 last[at] = doc
 
 
-def count_characters(data: Bytes) -> Any:
-    """Code points of UTF-8 text and how often each occurs, [distinct, 2] int64."""
-    counts = np.zeros(CODE_POINTS, np.int64)
-    _count(data, counts)
-    present = np.flatnonzero(counts)
-    return np.stack([present, counts[present]], axis=1)
-
-
-@kernel
-def _count(data, counts):  # type: ignore[no-untyped-def]
-    at = 0
-    while at < len(data):
-        byte = np.int64(data[at])
-        if byte < 0x80:
-            code, at = byte, at + 1
-        elif byte < 0xE0:
-            code, at = (byte & 0x1F) << 6 | np.int64(data[at + 1]) & 0x3F, at + 2
-        elif byte < 0xF0:
-            code = (byte & 0x0F) << 12 | (np.int64(data[at + 1]) & 0x3F) << 6 | np.int64(data[at + 2]) & 0x3F
-            at += 3
-        else:
-            code = (byte & 0x07) << 18 | (np.int64(data[at + 1]) & 0x3F) << 12
-            code |= (np.int64(data[at + 2]) & 0x3F) << 6 | np.int64(data[at + 3]) & 0x3F
-            at += 4
-        counts[code] += 1
+def counted(characters: NDArray[np.int32]) -> NDArray[np.int64]:
+    """The code points that occur and how often, [distinct, 2], of the counts of all."""
+    present = np.flatnonzero(characters)
+    return np.stack([present, characters[present].astype(np.int64)], axis=1)

@@ -18,11 +18,14 @@ import orjson
 from numpy.typing import NDArray
 
 from jielong.data.cleaning.cleaner import DropDocument
-from jielong.data.cleaning.scan import Scanner, count_chars, encode
+from jielong.data.cleaning.scan import Scanner, encode
 from jielong.data.cleaning.sentences import cut, split_sentences
 from jielong.data.deduplicating import fingerprints as prints
 from jielong.data.deduplicating import near
 from jielong.data.measuring.filters import rules_of
+from jielong.data.measuring.terms import Group
+from jielong.data.mining.grams import gram_hashes
+from jielong.data.mining.removing import removable, remove
 from jielong.data.pipeline.chunks import (
     COUNTS,
     DOCUMENTS,
@@ -37,11 +40,11 @@ from jielong.data.pipeline.chunks import (
     write_table,
 )
 from jielong.data.pipeline.decisions import DECISION
-from jielong.data.pipeline.docs import PLACE, Docs, Raw
+from jielong.data.pipeline.docs import PLACE, Docs, Raw, joined
 from jielong.data.pipeline.plan import Plan
 from jielong.data.pipeline.recorder import Recorder
 from jielong.data.pipeline.setup import Cleaners
-from jielong.data.steps import Exact, Filter, Lines, Measure, Near, PersonalData, Split
+from jielong.data.steps import Decontaminate, Exact, Filter, Fragments, Lines, Measure, Near, PersonalData, Split
 
 DECIDED = "decided"  # folder of a pass's decisions
 
@@ -56,7 +59,8 @@ class Setting:
     files: tuple[tuple[int, str, str], ...]  # of each file: source, path to show, name within the source
     models: tuple[tuple[int, str], ...]  # measure steps with trusted sources, and the file of each one's model
     seed: int
-    validation_fraction: float
+    validation_fractions: tuple[float, ...]  # of each source
+    balance: tuple[Group, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Worker:
         else:
             docs = self._carry_out(task.number, task.at - 1, recorder)
         docs = self._text_steps(docs, task.at, recorder)
-        docs.columns["text_len"] = count_chars(*docs.encoded())
+        docs.columns["text_len"] = docs.lengths()
         with Publishing(out, task.number, os.getpid()) as folder:
             if task.at + 1 < len(self.plan.passes):
                 self._write_keys(folder, docs, self.plan.passes[task.at].decide)
@@ -134,11 +138,15 @@ class Worker:
             for row in alive[~stays].tolist():
                 recorder.reject(self._decided_reject(docs, row, decision[row], step, at))
             alive = alive[stays]
-            if isinstance(options, Lines):  # nothing is decided behind it in this pass
+            if isinstance(options, Fragments):  # nothing is decided behind it in this pass
+                docs = self._remove_fragments(docs.take(alive), step, options, self._lines_of(at)[step], recorder)
+                recorder.leave(label, docs.places["source"], int(docs.lengths().sum()))
+                return docs
+            if isinstance(options, Lines):  # nor here
                 gone = self._lines_of(at)[step]
                 has = _has_any(array(work, number, f"{step}.hashes"), array(work, number, f"{step}.offsets"), gone)
                 docs = self._remove_lines(docs.take(alive), np.flatnonzero(has[alive]), step, options, gone, recorder)
-                recorder.leave(label, docs.places["source"], int(count_chars(*docs.encoded()).sum()))
+                recorder.leave(label, docs.places["source"], int(docs.lengths().sum()))
                 return docs
             recorder.leave(label, docs.places["source"][alive], int(lengths[alive].sum()))
         return docs.take(alive)
@@ -174,7 +182,7 @@ class Worker:
     def _lines_of(self, at: int) -> dict[int, NDArray[np.uint64]]:
         if self._decided[0] != at:
             folder = Path(self.setting.folders[at]) / DECIDED
-            steps = [n for n in self.plan.passes[at].decide if isinstance(self.plan.steps[n], Lines)]
+            steps = [n for n in self.plan.passes[at].decide if isinstance(self.plan.steps[n], Lines | Fragments)]
             self._decided = (at, {n: np.load(folder / f"lines-{n}.npy", allow_pickle=False) for n in steps})
         return self._decided[1]
 
@@ -211,6 +219,28 @@ class Worker:
         docs.replace(replaced)
         return docs.take(np.flatnonzero(keep))
 
+    def _remove_fragments(
+        self, docs: Docs, step: int, options: Fragments, gone: NDArray[np.uint64], recorder: Recorder
+    ) -> Docs:
+        """Cut the fragments out of the documents that hold any."""
+        label, keep = self.plan.labels[step], np.ones(len(docs), np.bool_)
+        works = np.array([self.plan.applies(step, name) for name in self.setting.sources])[docs.places["source"]]
+        replaced: dict[int, str] = {}
+        for row in np.flatnonzero(works & removable(*docs.encoded(), gone, options.min_chars)).tolist():
+            text = docs.text(row)
+            new, cuts = remove(text, gone, options.min_chars)
+            if not cuts:
+                continue
+            for piece in cuts:
+                recorder.repeated_line(label, piece.strip())
+            recorder.edited(label, text, new, docs.places[row], Counter({"fragment": len(cuts)}))
+            replaced[row] = new
+            if not new.strip():
+                keep[row] = False
+                recorder.reject(Reject(text, docs.places[row], label, "empty", "it holds nothing but mined adverts"))
+        docs.replace(replaced)
+        return docs.take(np.flatnonzero(keep))
+
     def _unit_hashes(self, docs: Docs, options: Lines) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """A hash for each line or sentence; sentences are laid out as lines for it."""
         data, offsets = docs.encoded()
@@ -224,7 +254,7 @@ class Worker:
     def _text_steps(self, docs: Docs, at: int, recorder: Recorder) -> Docs:
         scanner, bits = self._scanner(at)
         flags = scanner.flags(*docs.encoded()) if bits else np.zeros(len(docs), np.uint32)
-        chars = sum(map(len, docs.texts)) if self.plan.passes[at].text else 0
+        chars = int(docs.lengths().sum()) if self.plan.passes[at].text else 0
         for step in self.plan.passes[at].text:
             label, options = self.plan.labels[step], self.plan.steps[step]
             recorder.enter(label, docs.places["source"], chars)
@@ -237,10 +267,13 @@ class Worker:
                 if bits:
                     flags = scanner.flags(*docs.encoded())  # a piece has ends of its own
             else:
-                chosen = np.flatnonzero(works & (flags & np.uint32(1 << bits[step]) != 0))
+                mask = works & (flags & np.uint32(1 << bits[step]) != 0)
+                if isinstance(options, Decontaminate):  # a look at all texts at once is the faster one
+                    mask &= self._cleaners.leaky(step, docs)
+                chosen = np.flatnonzero(mask)
                 behind = scanner if step != max(bits) else None
                 docs, flags = self._clean(docs, flags, chosen, step, behind, recorder)
-            chars = sum(map(len, docs.texts))
+            chars = int(docs.lengths().sum())
             recorder.leave(label, docs.places["source"], chars)
         return docs
 
@@ -276,10 +309,9 @@ class Worker:
                 continue
             recorder.edited(label, text, new, docs.places[row], edits, secret)
             changed[row] = new
-        if changed:
-            docs.replace(changed)
+        encoded = docs.replace(changed)
         if changed and scanner is not None:  # a step behind may have something to do now
-            flags[list(changed)] = scanner.flags_of(list(changed.values()))
+            flags[list(changed)] = scanner.flags(*joined(encoded))
         if gone:
             keep = np.array([row for row in range(len(docs)) if row not in gone], np.int64)
             docs, flags = docs.take(keep), flags[keep]
@@ -288,7 +320,7 @@ class Worker:
     def _split(
         self, docs: Docs, flags: NDArray[np.uint32], works: Any, label: str, options: Split, recorder: Recorder
     ) -> tuple[Docs, NDArray[np.uint32]]:
-        long = [row for row in np.flatnonzero(works).tolist() if len(docs.texts[row]) > options.max_chars]
+        long = np.flatnonzero(works & (docs.lengths() > options.max_chars)).tolist()
         if not long:
             return docs, flags
         parts = {row: cut(docs.texts[row], options.max_chars) for row in long}
@@ -333,6 +365,10 @@ class Worker:
                 lows, bands = prints.signatures(*folded, options.ngram, plan.permutations, plan.bands, plan.rows)
                 np.save(folder / f"{step}.signature.npy", lows, allow_pickle=False)
                 np.save(folder / f"{step}.bands.npy", bands, allow_pickle=False)
+            elif isinstance(options, Fragments):
+                hashes, starts = gram_hashes(data, offsets, options.min_chars)
+                np.save(folder / f"{step}.hashes.npy", hashes, allow_pickle=False)
+                np.save(folder / f"{step}.offsets.npy", starts, allow_pickle=False)
             elif isinstance(options, Lines):
                 hashes, starts = prints.distinct(*self._unit_hashes(docs, options))
                 np.save(folder / f"{step}.hashes.npy", hashes, allow_pickle=False)

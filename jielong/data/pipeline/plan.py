@@ -8,7 +8,7 @@ changing it measures nothing again. So a pass is some text steps, and then the d
     -------- text steps: pass 1 ------------   ---- decisions --------    pass 2 carries them out and goes on
 
 The last pass writes the documents. Its decisions are none: what is left of the list after them is nothing. `lines` changes the
-text when it is carried out, so decisions after it wait for the next pass.
+text when it is carried out, as `fragments` does, so decisions after it wait for the next pass.
 
 Each pass but the last is kept in the run folder under a hash of everything that determines it, and found again there.
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 from jielong import __version__
 from jielong.data.config import Config
-from jielong.data.steps import PATH_FIELDS, TEXT_STEPS, AnyStep, Exact, Lines, Near, labels
+from jielong.data.steps import PATH_FIELDS, TEXT_STEPS, AnyStep, Augment, Exact, Fragments, Lines, Near, labels
 from jielong.runs import hash_json
 
 FORMAT = 2  # of what the stage makes and keeps: raise it when the same recipe gives something else
@@ -41,6 +41,7 @@ class Plan:
     steps: tuple[AnyStep, ...]
     labels: tuple[str, ...]
     passes: tuple[Pass, ...]  # the last one writes the documents
+    copying: tuple[int, ...] = ()  # the augment steps, which the last pass takes after everything else
 
     def applies(self, step: int, source: str) -> bool:
         """Whether a step works on the documents of a source."""
@@ -51,16 +52,18 @@ class Plan:
 def make_plan(steps: tuple[AnyStep, ...]) -> Plan:
     """Cut the list into passes."""
     passes: list[tuple[list[int], list[int]]] = [([], [])]
-    for number, step in enumerate(steps):
+    copying = tuple(number for number, step in enumerate(steps) if isinstance(step, Augment))
+    for number, step in enumerate(steps[: len(steps) - len(copying)]):
         text, decide = passes[-1]
         is_text = isinstance(step, TEXT_STEPS)
-        if (is_text and decide) or (decide and isinstance(steps[decide[-1]], Lines)):
+        if (is_text and decide) or (decide and isinstance(steps[decide[-1]], Lines | Fragments)):
             passes.append(([], []))
             text, decide = passes[-1]
         (text if is_text else decide).append(number)
     if passes[-1][1]:
         passes.append(([], []))
-    return Plan(steps, tuple(labels(steps)), tuple(Pass(tuple(text), tuple(decide)) for text, decide in passes))
+    made = tuple(Pass(tuple(text), tuple(decide)) for text, decide in passes)
+    return Plan(steps, tuple(labels(steps)), made, copying)
 
 
 def keys_of(step: AnyStep) -> dict[str, Any]:
@@ -71,6 +74,8 @@ def keys_of(step: AnyStep) -> dict[str, Any]:
         return step.model_dump(include={"ngram", "permutations", "similarity"})  # similarity: the width of a band
     if isinstance(step, Lines):
         return step.model_dump(include={"unit", "min_han"})
+    if isinstance(step, Fragments):
+        return step.model_dump(include={"min_chars"})
     return {}
 
 

@@ -188,6 +188,18 @@ class Recorder:
             counts["edited"] += 1
         step["edits"]["cut"] += pieces - 1
 
+    def copied(self, label: str, kind: str, text: str, copies: list[str], place: Any) -> None:
+        """A document got copies."""
+        step = self.steps[label]
+        row = step["by_source"][self.sources[int(place["source"])]]
+        for counts in (step, row):
+            counts["added"] += len(copies)
+        step["edits"][kind] += len(copies)
+        key = ((xxhash.xxh3_64_intdigest(text[:CHANCE_CHARS].encode("utf-8")) ^ salt(kind)) * FACTOR & MASK) / 2**64
+        sampler = self._sampler(label, kind, "edit", EDIT_SAMPLES)
+        if sampler.wants(key):
+            sampler.add(key, {"before": text, "after": copies[0], "secret": False, "place": place})
+
     def measured(self, docs: Docs) -> None:
         """The columns are there: their histograms, before any filter."""
         self.columns = {

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jielong.data import steps
+from jielong.data.augmenting import Augmenter
 from jielong.data.cleaning.cleaner import Cleaner, DropDocument
+from jielong.data.cleaning.decontaminate import DecontaminateCleaner
 from jielong.data.cleaning.flagged import FlaggedWords, FlaggedWordsCleaner, read_words
 from jielong.data.pipeline.docs import Docs
 from jielong.data.pipeline.plan import Plan
@@ -51,8 +53,6 @@ def make_cleaner(step: Any) -> Cleaner | None:
 
         return PersonalDataCleaner(step)
     if isinstance(step, steps.Decontaminate):
-        from jielong.data.cleaning.decontaminate import DecontaminateCleaner
-
         return DecontaminateCleaner(step)
     return FlaggedWordsCleaner(step) if isinstance(step, steps.FlaggedWords) else None
 
@@ -68,6 +68,8 @@ class Cleaners:
             cleaner = make_cleaner(step)
             if cleaner is not None:
                 self.texts[number] = cleaner
+            if isinstance(step, steps.Augment):
+                Augmenter(step, 0)  # what is wrong with it is said now, not behind everything else
             if isinstance(step, steps.Measure) and step.flagged_words_file is not None:
                 words = read_words(Path(step.flagged_words_file), "data.steps.measure.flagged_words_file")
                 self._flagged[number] = FlaggedWords(words)
@@ -75,6 +77,12 @@ class Cleaners:
             from jielong.data.measuring import perplexity
 
             self._models[number] = perplexity.load(Path(model))
+
+    def leaky(self, step: int, docs: Docs) -> NDArray[np.bool_]:
+        """Which documents may hold an evaluation item."""
+        cleaner = self.texts[step]
+        assert isinstance(cleaner, DecontaminateCleaner)
+        return cleaner.index.flags(*docs.encoded())
 
     def columns(self, step: int, docs: Docs) -> dict[str, NDArray[Any]]:
         """The columns of documents: one value each."""

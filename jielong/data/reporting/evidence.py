@@ -81,6 +81,53 @@ def edits(report: dict[str, Any]) -> str:
     return about + body
 
 
+def fragments(report: dict[str, Any]) -> str:
+    """Long fragments that stand in many documents: those that left, and those that a person may look at."""
+    body = ""
+    for step in rows(report, "fragments"):
+        marked, listed = number(step.get("marked")), number(step.get("listed"))
+        body += note(
+            f"{marked:,} of {listed:,} fragments are taken for adverts and leave. The whole list is data/fragments.tsv: change "
+            "the first column to remove or keep, and give it back as listing.",
+            f"{listed:,} 个片段中有 {marked:,} 个判为广告并删去。完整清单在 data/fragments.tsv：把第一列改成 remove 或 keep，再用 listing 交回。",
+        )
+        head = [
+            say("action", "处理"),
+            say("documents", "文档"),
+            say("evidence", "依据"),
+            say("fragment", "片段"),
+            say("context", "上下文"),
+        ]
+        cells = [
+            [code(row.get("action")), exact(row.get("documents")), data(row.get("evidence") or ""),
+             data(str(row.get("example") or "")[:200]), data(str(row.get("context") or "")[:200])]
+            for row in rows(step, "rows")
+        ]  # fmt: skip
+        body += table(head, cells).html if cells else ""
+    return body
+
+
+def evaluation(report: dict[str, Any]) -> str:
+    """Of each evaluation file: what was looked for, and what was found."""
+    found = rows(report, "evaluation")
+    if not found:
+        return ""
+    head = [
+        say("file", "文件"), say("items", "题数"), say("documents that held one", "含有其中题目的文档"),
+        say("looked for with their choices", "连同选项查找"), say("too short to look for", "太短、无法查找"),
+    ]  # fmt: skip
+    body = [
+        [data(row.get("file") or ""), exact(row.get("items")), exact(row.get("documents")), exact(row.get("joined")),
+         exact(row.get("too_short"))]
+        for row in found
+    ]  # fmt: skip
+    about = note(
+        "Documents that hold an item of an evaluation file left; the rejects name the item.",
+        "含有评测题的文档已剔除；剔除记录里写明是哪一题。",
+    )
+    return about + table(head, body).html
+
+
 def _differences(samples: list[dict[str, Any]], hide: bool) -> str:
     found = ""
     for row in samples[:SAMPLES]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jielong.charts import Words, count, finite
-from jielong.data.reporting import evidence, pictures
+from jielong.data.reporting import balance, evidence, pictures
 from jielong.data.reporting.evidence import column_words, heading, note, wording
 from jielong.data.reporting.flow import flow, number, percent, rows
 from jielong.data.reporting.glossary import LANGUAGES, named, step_words
@@ -259,8 +259,11 @@ SECTIONS: dict[str, tuple[Words, Callable[[dict[str, Any]], str]]] = {
     "rules": (Words("On both sides of each rule", "规则两侧的文本"), evidence.rules),
     "duplicates": (Words("Duplicates", "重复文档"), evidence.duplicates),
     "lines": (Words("Repeated lines", "重复的行"), evidence.lines),
+    "fragments": (Words("Fragments of many documents", "多篇共有的片段"), evidence.fragments),
     "shares": (Words("What stayed", "保留的语料"), shares_section),
     "characters": (Words("Characters", "汉字覆盖"), characters_section),
+    "balance": (Words("Balance", "均衡性"), balance.section),
+    "evaluation": (Words("Evaluation items", "评测题"), evidence.evaluation),
 }
 
 

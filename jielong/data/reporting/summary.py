@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import orjson
 
+from jielong.data.cleaning.decontaminate import open_index
 from jielong.data.config import Config, Source
+from jielong.data.measuring import associations
+from jielong.data.measuring.balance import merge
 from jielong.data.measuring.columns import COLUMNS
 from jielong.data.measuring.filters import rules_of
 from jielong.data.pipeline.chunks import array, finished, read_counts, read_texts
@@ -21,7 +24,7 @@ from jielong.data.pipeline.final import HOLD_OUT
 from jielong.data.pipeline.passes import DECIDED, Setting, find_row
 from jielong.data.pipeline.plan import step_values
 from jielong.data.pipeline.recorder import EDIT_SAMPLES, RULE_SAMPLES, SAMPLE_CHARS, Sample, edges_of, smallest
-from jielong.data.steps import Filter, Lines, Near
+from jielong.data.steps import Decontaminate, Filter, Fragments, Lines, Near
 
 SHOWN_LINES = 40
 TOP_CHARACTERS = 60
@@ -29,6 +32,7 @@ COVERAGE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 1500, 2000, 2500, 3000, 35
 QUANTILES = (1, 5, 25, 50, 75, 95, 99)
 GROUP_CHARS = 120
 OPEN_CHUNKS = 4
+MERGE_AT = 16
 
 
 class Summary:
@@ -44,6 +48,7 @@ class Summary:
         self._remaining: Counter[str] = Counter()
         self._extremes: dict[str, list[Any]] = {}
         self.preview: list[tuple[str, str]] = []
+        self._balance: list[dict[str, Any]] = []
         self._open: dict[tuple[Path, int], Any] = {}
         for folder in setting.folders:
             measured: dict[str, list[int]] = {}  # of this pass; a later measure replaces an earlier one
@@ -62,7 +67,9 @@ class Summary:
         self._reconcile()
 
     def _reconcile(self) -> None:
-        order = ["read", *self.setting.plan.labels, HOLD_OUT]
+        plan = self.setting.plan
+        made = [plan.labels[number] for number in plan.copying]
+        order = ["read", *plan.labels[: len(plan.labels) - len(made)], HOLD_OUT, *made]
         self.steps = {label: self.steps[label] for label in order}
         before = self.read
         for label, step in self.steps.items():
@@ -81,6 +88,10 @@ class Summary:
                     place[kind] = smallest(place.get(kind, []) + rows, limit)
         for label, lines in chunk["repeated"].items():
             self._removed.setdefault(label, Counter()).update(dict(lines))
+        if "balance" in chunk:
+            self._balance.append(chunk["balance"])
+            if len(self._balance) == MERGE_AT:  # the parts of a large corpus are not all held at once
+                self._balance = [merge(self._balance)]
         if "final" in chunk:
             final = chunk["final"]
             self._remaining.update(dict(final.pop("repeated")))
@@ -162,11 +173,49 @@ class Summary:
             "rules": self._rules(),
             "near": self._near(),
             "lines": self._lines(),
+            "fragments": self._fragments(),
             "repeated": [{"text": text, "count": count} for text, count in most(self._remaining)],
             "lengths": {"edges": edges_of("text_len").tolist(), **self.final["lengths"]},
             "languages": dict(languages.most_common()),
             "characters": self._characters(),
+            "balance": self._balanced(),
+            "evaluation": self._evaluation(),
         }
+
+    def listing(self, step: int) -> Path:
+        """The file that lists the fragments of a step."""
+        at = next(number for number, row in enumerate(self.setting.plan.passes) if step in row.decide)
+        return Path(self.setting.folders[at]) / DECIDED / f"fragments-{step}.tsv"
+
+    def _fragments(self) -> list[dict[str, Any]]:
+        """Of each step `fragments`: how many were listed and marked, and the most frequent."""
+        found = []
+        for number, (label, step) in enumerate(zip(self.setting.plan.labels, self.setting.plan.steps, strict=True)):
+            if isinstance(step, Fragments):
+                head, *lines = self.listing(number).read_text(encoding="utf-8").splitlines()
+                listed = [dict(zip(head.split("\t"), line.split("\t"), strict=True)) for line in lines]
+                marked = [row for row in listed if row["action"] == "remove"]
+                shown = marked[:SHOWN_LINES] + [row for row in listed if row["action"] != "remove"][:SHOWN_LINES]
+                found.append({"step": label, "listed": len(listed), "marked": len(marked), "rows": shown})
+        return found
+
+    def _balanced(self) -> dict[str, Any]:
+        """Shares and neighbours of the terms that the recipe names."""
+        if not self._balance:
+            return {}
+        chars = {name: self.final["own_chars"][name] for name in self.setting.sources}
+        return associations.summary(merge(self._balance), list(self.config.balance), chars)
+
+    def _evaluation(self) -> list[dict[str, Any]]:
+        """Of each evaluation file that was looked for: its items, and those that could not be."""
+        found = []
+        for label, step in zip(self.setting.plan.labels, self.setting.plan.steps, strict=True):
+            if isinstance(step, Decontaminate):
+                rejected = self.steps[label]["rejected"]
+                for row in open_index(step).counts:
+                    found.append({"step": label, "file": row.label, "items": row.items, "joined": row.joined,
+                                  "too_short": row.too_short, "documents": rejected.get(row.label, 0)})  # fmt: skip
+        return found
 
     def _sources(self, counts: dict[str, Any]) -> list[dict[str, Any]]:
         rows = []

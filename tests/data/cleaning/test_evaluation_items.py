@@ -176,7 +176,9 @@ def test_what_is_looked_for(tmp_path: Path) -> None:
     assert [need.parts[0] for need in found[1][0].needs] == ["谁讲故事", fold([story])[0]]
     assert found[3][0].key.parts == ("花几时开a春天来临b秋天来临",)
     assert len(found[5][0].needs) == 2
-    cloze = ways(tmp_path, {"content": "他每天都要在院子里#idiom#一番才肯回到屋里吃饭睡觉休息", "candidates": ["闲庭信步"]})
+    cloze = ways(
+        tmp_path, {"content": "他每天都要在院子里#idiom#一番才肯回到屋里吃饭睡觉休息", "candidates": ["闲庭信步"]}
+    )
     assert cloze[0][0].key.parts == ("他每天都要在院子里", "一番才肯回到屋里吃饭睡觉休息")
     assert cloze[0][0].key.cuts == (1, 2)
 

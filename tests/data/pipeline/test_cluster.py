@@ -35,7 +35,7 @@ def ray() -> Iterator[Any]:
 
 
 def setting(folder: Path) -> Setting:
-    return Setting(make_plan(()), (str(folder),), ("甲",), ((0, "a.txt", "a.txt"),), (), 1, 0.1)
+    return Setting(make_plan(()), (str(folder),), ("甲",), ((0, "a.txt", "a.txt"),), (), 1, (0.1,))
 
 
 def tasks(count: int) -> Iterator[Task]:
@@ -113,7 +113,9 @@ def test_a_chunk_that_kills_its_worker_stops_the_run(ray: Any, tmp_path: Path) -
 def test_what_a_task_raises_arrives(ray: Any, tmp_path: Path) -> None:
     with RayCrew(setting(tmp_path), 1) as crew, pytest.raises(DataError, match=r"00007.*cannot be read|damaged"):
         plan = make_plan(Config(sources=(Source(name="甲", path="a"),)).steps)
-        crew._actors = [ray.remote(cluster.Worker).remote(Setting(plan, (str(tmp_path),) * 3, ("甲",), (), (), 1, 0.1))]
+        crew._actors = [
+            ray.remote(cluster.Worker).remote(Setting(plan, (str(tmp_path),) * 3, ("甲",), (), (), 1, (0.1,)))
+        ]
         (tmp_path / "decided").mkdir()
         list(crew.do(iter([Task(7, 1)])))
 

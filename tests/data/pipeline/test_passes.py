@@ -22,7 +22,7 @@ def setting(folder: Path, *steps: dict[str, Any]) -> Setting:
     plan = make_plan(Config.model_validate({"sources": sources, "steps": steps}).steps)
     folders = tuple(str(folder / str(n)) for n in range(len(plan.passes)))
     files = ((0, "a.txt", "a.txt"), (1, "b.txt", "b.txt"))
-    return Setting(plan, folders, ("甲", "乙"), files, (), 1, 0.2)
+    return Setting(plan, folders, ("甲", "乙"), files, (), 1, (0.2, 0.2))
 
 
 def raw(*texts: str) -> Raw:

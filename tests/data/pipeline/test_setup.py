@@ -27,11 +27,18 @@ def docs(*texts: str) -> Docs:
 def test_every_text_step_but_two_has_a_cleaner(tmp_path: Path) -> None:
     words = tmp_path / "words.txt"
     words.write_text("坏话\n", encoding="utf-8")
+    items = tmp_path / "items.jsonl"
+    items.write_text('{"question": "下列关于实验装置的叙述中正确的是哪一项"}\n', encoding="utf-8")
     for kind in get_args(get_args(AnyStep)[0]):
         if kind is Simplify:
             pytest.importorskip("opencc")
         name = get_args(kind.model_fields["step"].annotation)[0]
-        step = kind(step=name, file=str(words)) if "file" in kind.model_fields else kind(step=name)
+        given = {
+            "flagged_words": {"file": str(words)},
+            "decontaminate": {"against": [str(items)]},
+            "augment": {"method": "shuffle"},
+        }
+        step = kind.model_validate({"step": name} | given.get(name, {}))
         made = make_cleaner(step)
         assert (made is not None) == (kind in TEXT_STEPS and name not in ("split", "measure"))
         if made is not None:

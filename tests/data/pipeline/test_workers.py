@@ -20,7 +20,7 @@ from jielong.errors import DataError
 
 
 def setting(folder: Path) -> Setting:
-    return Setting(make_plan(()), (str(folder),), ("甲",), ((0, "a.txt", "a.txt"),), (), 1, 0.1)
+    return Setting(make_plan(()), (str(folder),), ("甲",), ((0, "a.txt", "a.txt"),), (), 1, (0.1,))
 
 
 def tasks(count: int, handed: list[int] | None = None) -> Iterator[Task]:

@@ -91,4 +91,12 @@ def report() -> dict[str, Any]:
         "characters": {"distinct": 900, "total": 5000, "coverage": [[1, 0.04], [10, 0.2], [900, 1.0]],
                        "common_seen": 890, "common_of": 3755, "common_missing": "皑蔼", "outside": 0.01,
                        "top": [["的", 200], ["一", 90]]},
+        "balance": {"reach": 12, "documents": {"新闻": 80, EVIL: 80}, "chars": {"新闻": 500, EVIL: 490}, "groups": [
+            {"name": EVIL, "documents": {"新闻": 5}, "no_mentions": ["其他"], "members": [
+                {"name": name, "terms": [name], "mentions": {"新闻": 5}, "documents": {"新闻": 4}, "neighbours": [],
+                 "distinct": [], "samples": []} for name in ("女", "男")]}]},
+        "fragments": [{"step": "fragments", "listed": 3, "marked": 1, "rows": [
+            {"action": "remove", "score": "5.0", "documents": "40", "occurrences": "41", "evidence": EVIL, "example": EVIL,
+             "context": EVIL}]}],
+        "evaluation": [{"step": "decontaminate", "file": EVIL, "items": 100, "joined": 5, "too_short": 1, "documents": 3}],
     }  # fmt: skip
