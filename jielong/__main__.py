@@ -145,6 +145,17 @@ def _run(
     }
 
 
+def _presets(json: bool) -> dict[str, Any]:
+    """The corpora whose published form is known."""
+    from jielong import show
+    from jielong.data.reading.presets import rows as preset_rows
+
+    rows = preset_rows()
+    if not json:
+        _out(show.presets(rows))
+    return {"presets": rows}
+
+
 def _stage_command(stage: str) -> None:
     """Register the command of one stage: it and what it needs, up to date."""
 
@@ -158,10 +169,12 @@ def _stage_command(stage: str) -> None:
         recipe: RecipeArg, data: DataOpt = None, settings: SetOpt = None, runs_dir: RunsOpt = RUNS, name: NameOpt = "",
         fresh: FreshOpt = False, engine: EngineOpt = None, to: ToOpt = None, json: JsonOpt = False,
     ) -> dict[str, Any]:  # fmt: skip
+        if recipe == "presets":
+            return _presets(json)
         chosen = [*(settings or []), *([f"data.engine={engine}"] if engine else [])]
         return _run(recipe, [stage], data, chosen, runs_dir, name, fresh, json, to)
 
-    text = f"Stage: {STAGES[stage]}."
+    text = f"Stage: {STAGES[stage]}." + (" `data presets` lists known corpora." if stage == "data" else "")
     app.command(name=stage, help=text)(friendly(data_command if stage == "data" else command))
 
 

@@ -157,11 +157,18 @@ def load(recipe: str, overrides: list[str] | None = None, data: list[str] | None
     return parse(table, folder=path.resolve().parent)
 
 
+def is_elsewhere(path: str) -> bool:
+    """Whether a path is no local one: builtin:NAME, a dataset on a hub (hf:, modelscope:), a URL."""
+    return (
+        path.startswith(("builtin:", "hf:", "modelscope:")) or re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
+    )
+
+
 def absolute(path: str, folder: Path) -> str:
     """A path, glob or builtin:NAME, from `folder` on. Before a glob the folder's name is escaped: it may hold [ or *."""
     place = Path(path).expanduser()
-    if path.startswith("builtin:") or place.is_absolute():
-        return path if path.startswith("builtin:") else str(place)
+    if is_elsewhere(path) or place.is_absolute():
+        return path if is_elsewhere(path) else str(place)
     is_pattern = glob.has_magic(path) and not (folder / place).exists()
     return str(Path(glob.escape(str(folder)) if is_pattern else folder, place))
 

@@ -30,7 +30,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ import xxhash
 
 from jielong.errors import RunError
 from jielong.progress import Progress
+from jielong.storage import AnyFile, Remote
 
 PARTIAL = ".partial"
 MANIFEST = "manifest.json"
@@ -120,7 +121,7 @@ def publish(partial: Path, final: Path) -> None:
 # ----------------------------------------------------------------------------------------------------- checksums
 
 
-def hash_file(path: Path, progress: Callable[[int], None] | None = None) -> str:
+def hash_file(path: AnyFile, progress: Callable[[int], None] | None = None) -> str:
     """xxh3_128 of a file's bytes, in hex. `progress` is called with the size of every chunk read."""
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
@@ -137,15 +138,20 @@ def hash_json(value: Any) -> str:
 
 
 def describe_files(
-    files: list[tuple[str, Path]], known: list[dict[str, Any]] | None = None, label: str = "inputs"
+    files: Sequence[tuple[str, AnyFile]], known: list[dict[str, Any]] | None = None, label: str = "inputs"
 ) -> list[dict[str, Any]]:
     """Label, size, time and checksum of each (label, path); a checksum in `known` is reused where size and time are the same.
 
+    A file behind a URL is not read for it: its size and version (an ETag, a time) stand for the content.
     `label` heads the progress bar that is drawn while files are read.
     """
     seen = {(row["path"], row["bytes"], row["mtime_ns"]): row["xxh3_128"] for row in known or []}
     rows: list[dict[str, Any]] = []
     for name, path in files:
+        if isinstance(path, Remote):
+            stands_for = hash_json([path.size, path.version]) if path.version else None
+            rows.append({"label": name, "path": str(path), "bytes": path.bytes, "mtime_ns": 0, "xxh3_128": stands_for})
+            continue
         facts = path.stat()
         place = os.fsencode(path).decode("utf-8", "backslashreplace")  # a file name may be no UTF-8; JSON must be
         rows.append({"label": name.encode("utf-8", "backslashreplace").decode(), "path": place, "bytes": facts.st_size,

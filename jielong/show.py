@@ -101,6 +101,20 @@ def steps_table(counts: dict[str, Any]) -> str:
     return table(["step", "in", "edited", "rejected", "added", "rejected most by"], rows)
 
 
+def presets(rows: list[dict[str, Any]]) -> str:
+    """The known corpora, a paragraph each."""
+    found = []
+    for row in rows:
+        lines = [f"{row['name']}  {row['title']}", f"  {row['size']}; {row['licence']}"]
+        lines.append(f"  {row['form']}: {', '.join(row['files'])}; fields {', '.join(row['fields'])}")
+        lines += [f"  {place}" for place in row["where"]]
+        lines.append(f"  {row['dirt']}" + (f" (steps: {', '.join(row['steps'])})" if row["steps"] else ""))
+        lines += [f"  not confirmed: {row['unconfirmed']}"] if row["unconfirmed"] else []
+        found.append("\n".join(lines))
+    use = 'In a recipe: sources = [{ name = "wudao", path = "WuDaoCorpus2.0_base_200G", preset = "wudao" }]'
+    return "\n\n".join([*found, use])
+
+
 # ---------------------------------------------------------------------------------------------------------- status
 
 

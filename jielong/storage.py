@@ -34,6 +34,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from jielong.errors import FULL, InputError, JielongError, MissingExtraError, explain_os_error
@@ -72,6 +73,39 @@ class Remote:
     url: str
     size: int | None  # bytes; None where an HTTP server does not say
     version: str  # what changes with the content, known without reading it: "etag:...", "mtime:..."; or ""
+
+    # What readers ask of a local path as well:
+
+    def __str__(self) -> str:
+        return shown(self.url)
+
+    @property
+    def name(self) -> str:
+        """The last part of the URL, without a query."""
+        return PurePosixPath(self.url.partition("?")[0] if "://" in self.url else self.url).name
+
+    @property
+    def suffixes(self) -> list[str]:
+        """The endings of the name."""
+        return PurePosixPath(self.name).suffixes
+
+    @property
+    def bytes(self) -> int:
+        """The size, 0 where it is not known."""
+        return self.size or 0
+
+    def open(self, mode: str = "rb") -> io.BufferedReader:
+        """The bytes, see open_read."""
+        assert mode == "rb"
+        return open_read(self.url, self.version)
+
+
+AnyFile = Path | Remote  # a file that is read, wherever it is
+
+
+def size_of(file: AnyFile) -> int:
+    """Bytes of a file; 0 where a server does not say."""
+    return file.bytes if isinstance(file, Remote) else file.stat().st_size
 
 
 # --------------------------------------------------------------------------------------------------------- places

@@ -171,7 +171,7 @@ def test_every_recipe_in_the_guide_is_valid(page: str) -> None:
 @pytest.mark.parametrize("page", DATA)
 def test_every_recipe_of_the_data_page_is_valid(page: str) -> None:
     found = [tomllib.loads(body) for body in blocks(page, "toml")]
-    assert len(found) == 5
+    assert len(found) == 6
     for body in found:
         parse(body, ROOT)
     assert {row["step"] for row in found[0]["data"]["steps"]} == set(step_names()), "the whole recipe shows every step"

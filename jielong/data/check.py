@@ -22,6 +22,7 @@ from jielong.data.reading.records import printable
 from jielong.errors import InputError
 from jielong.progress import Progress, human_count
 from jielong.runs import sync_folder
+from jielong.storage import AnyFile, size_of
 
 REJECTS = "rejects.jsonl"
 LISTED_BAD = 20  # bad records named in the result; all of them are in rejects.jsonl
@@ -41,7 +42,7 @@ def check(
     texts, cut to PREVIEW_CHARS characters), `bad` (the first LISTED_BAD bad records) and `out` (the files written).
     Raises InputError for paths that cannot be used and for an output that exists.
     """
-    files: dict[Path, Source] = {}
+    files: dict[AnyFile, Source] = {}
     for path in paths:
         if not path.strip():
             raise InputError("PATH: an empty path was given; give files, folders or globs")
@@ -52,7 +53,7 @@ def check(
         raise InputError("PATH: no path was given; give files, folders or globs")
     result: dict[str, Any] = {"files": [], "read": 0, "kept": 0, "rejected": {}, "preview": [], "bad": [], "out": []}
     rejected: Counter[str] = Counter()
-    size = sum(file.stat().st_size for file in files)
+    size = sum(size_of(file) for file in files)
     with _Output(out, list(files)) as output, Progress("check", size, "B") as progress:
         for file, source in files.items():
             row = _check_file(file, source, output, progress, result, preview)
@@ -67,7 +68,7 @@ def check(
 
 
 def _check_file(
-    file: Path, source: Source, output: _Output, progress: Progress, result: dict[str, Any], preview: int
+    file: AnyFile, source: Source, output: _Output, progress: Progress, result: dict[str, Any], preview: int
 ) -> dict[str, Any]:
     good = chars = size = 0
     reasons: Counter[str] = Counter()
@@ -102,9 +103,9 @@ def _check_file(
     }
 
 
-def _stem(file: Path) -> str:
+def _stem(file: AnyFile) -> str:
     """The name without the suffixes that the readers know: 新闻.v2.jsonl.gz -> 新闻.v2."""
-    stem = file
+    stem = Path(file.name)
     for known in (PACKINGS, KINDS):
         if stem.suffix.lower() in known:
             stem = stem.with_suffix("")
@@ -114,10 +115,10 @@ def _stem(file: Path) -> str:
 class _Output:
     """The cleaned files and the rejects: temporary names until the `with` block ends well. Without a folder, nothing."""
 
-    def __init__(self, folder: Path | None, files: list[Path]) -> None:
+    def __init__(self, folder: Path | None, files: list[AnyFile]) -> None:
         self.finished: list[Path] = []
         self._folder = folder
-        self._names: dict[Path, str] = {}
+        self._names: dict[AnyFile, str] = {}
         self._rejects: BinaryIO | None = None
         if folder is None:
             return
@@ -162,7 +163,7 @@ class _Output:
         return self._folder / f".{name}.{os.getpid()}.tmp"
 
     @contextlib.contextmanager
-    def clean(self, file: Path) -> Iterator[Any]:
+    def clean(self, file: AnyFile) -> Iterator[Any]:
         """A function that writes one object to the cleaned copy of an input file."""
         if self._folder is None:
             yield lambda _: None

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from jielong.data.measuring.columns import COLUMNS
 from jielong.data.measuring.filters import rules_of
 from jielong.data.measuring.terms import Group
+from jielong.data.reading.presets import PRESETS
 from jielong.data.steps import PATH_FIELDS, STANDARD, AnyStep, Augment, Filter, Measure
 from jielong.recipe import Section, absolute, harmless
 
@@ -22,8 +23,13 @@ class Source(Section):
 
     name: str = Field(description="name of the source, written beside every document", min_length=1)
     path: str = Field(
-        description="a file, a folder (searched below), a glob, or builtin:NAME; relative to the recipe's folder",
+        description="a file, a folder (searched below), a glob; also a URL (s3://...), a dataset (hf:owner/name, "
+        "modelscope:owner/name), builtin:NAME; relative to the recipe's folder",
         min_length=1,
+    )
+    preset: str | None = Field(
+        None,
+        description="the published form of a known corpus, which says how a record becomes a text: jielong data presets",
     )
     text_field: str | None = Field(
         None,
@@ -44,6 +50,18 @@ class Source(Section):
     )
     licence: str = harmless("", "note on the licence, for the report")
     weight: float = harmless(1.0, "wished share among the sources, shown beside the actual one", gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Source:
+        if self.preset is not None and self.preset not in PRESETS:
+            near = difflib.get_close_matches(self.preset, PRESETS, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else "list them with: jielong data presets"
+            raise ValueError(f"preset: unknown, got {self.preset!r}; {hint}")
+        if self.preset is not None and self.text_field is not None:
+            raise ValueError(
+                f"text_field: given together with preset {self.preset}, which knows the fields; remove one of them"
+            )
+        return self
 
 
 class Config(Section):
@@ -84,7 +102,8 @@ class Config(Section):
         """Without the places of the files: their content is what counts, and it is hashed."""
         values = super().result_fields()
         for row in values["sources"]:
-            row["path"] = row["path"] if row["path"].startswith("builtin:") else Path(row["path"]).name
+            named = row["path"].startswith(("builtin:", "hf:", "modelscope:"))
+            row["path"] = row["path"] if named else Path(row["path"]).name
             del row["licence"], row["weight"]
         values["steps"] = [
             {key: _names(value) if key in PATH_FIELDS and value else value for key, value in row.items()}

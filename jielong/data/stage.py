@@ -41,6 +41,7 @@ from jielong.data.steps import Fragments, Measure
 from jielong.errors import DataError, InputError
 from jielong.progress import Progress, human_count, say
 from jielong.runs import StageContext, hash_json, write_json
+from jielong.storage import AnyFile, Remote, size_of
 
 if TYPE_CHECKING:
     from jielong.data.pipeline.cluster import RayCrew
@@ -52,14 +53,14 @@ PREVIEW_CHARS = 60
 MEGABYTE = 1_000_000
 
 
-def inputs(config: Config, folder: Path) -> list[tuple[str, Path]]:
+def inputs(config: Config, folder: Path) -> list[tuple[str, AnyFile]]:
     """All files of all sources, those of a source sorted, the sources in the recipe's order, each with its label.
 
     The label (source, and the file's path within it) is part of the result beside the content: a suffix decides how a file is read, and a
     source what its documents are counted under. Files that steps read come last. Relative paths start at `folder`. Raises
     InputError for a source of which nothing is found.
     """
-    files = [
+    files: list[tuple[str, AnyFile]] = [
         (f"{source.name}/{name}", file)
         for source in config.sources
         for file, name in within(expand(source.path, folder))
@@ -72,10 +73,13 @@ def inputs(config: Config, folder: Path) -> list[tuple[str, Path]]:
     return files
 
 
-def within(files: list[Path]) -> list[tuple[Path, str]]:
+def within(files: list[AnyFile]) -> list[tuple[AnyFile, str]]:
     """Each file with its path from the folder that all of them have in common."""
-    common = os.path.commonpath([file.parent for file in files])
-    return [(file, str(file.relative_to(common))) for file in files]
+    names = [file.url if isinstance(file, Remote) else str(file) for file in files]
+    common = os.path.commonpath([os.path.dirname(name) for name in names])  # noqa: PTH120 - URLs are no paths
+    return [
+        (file, name[len(common) :].lstrip("/") if common else name) for file, name in zip(files, names, strict=True)
+    ]
 
 
 def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
@@ -94,7 +98,7 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     names = [f"{number}-{text[:12]}" for number, (text, _) in enumerate(hashes)]
     names[-1] = f"last-{last_hash(plan, config, context, hashes[-1][1])[:12]}"
     setting = _setting(config, context, files, plan, [str(work / name) for name in names])
-    few = sum(file.stat().st_size for _, file in files) < config.chunk_megabytes * MEGABYTE
+    few = sum(size_of(file) for _, file in files) < config.chunk_megabytes * MEGABYTE
     processes = 1 if few else config.processes or os.cpu_count() or 1
     if config.engine == "ray":
         processes = config.processes or os.cpu_count() or 1
@@ -141,7 +145,7 @@ def clean_up(context: StageContext) -> None:
 
 
 def _setting(
-    config: Config, context: StageContext, files: list[tuple[Source, Path]], plan: Plan, folders: list[str]
+    config: Config, context: StageContext, files: list[tuple[Source, AnyFile]], plan: Plan, folders: list[str]
 ) -> Setting:
     sources = tuple(source.name for source in config.sources)
     for place in folders:
@@ -159,7 +163,7 @@ def _setting(
     return Setting(plan, tuple(folders), sources, tuple(shown), models, context.seed, fractions, config.balance)
 
 
-def place_of(source: Source, file: Path) -> str:
+def place_of(source: Source, file: AnyFile) -> str:
     """A file as it is written beside its documents: its path, or builtin:NAME/file, the same on every machine."""
     from jielong.data.reading.records import printable
 
@@ -173,7 +177,7 @@ def _one_pass(
     at: int,
     setting: Setting,
     config: Config,
-    files: list[tuple[Source, Path]],
+    files: list[tuple[Source, AnyFile]],
     hashes: list[tuple[str, str]],
     crew: Crew | RayCrew,
 ) -> None:
@@ -184,7 +188,7 @@ def _one_pass(
     last = at + 1 == len(setting.plan.passes)
     if not _is_whole(work):
         if at == 0:
-            total, unit = sum(file.stat().st_size for _, file in files), "B"
+            total, unit = sum(size_of(file) for _, file in files), "B"
         else:
             total, unit = len(finished(Path(setting.folders[at - 1]))), "chunks"
         title = "data" if at == 0 else "write" if last else f"pass {at + 1}"
@@ -257,7 +261,7 @@ class Reader:
     A chunk's counts say where its last record ends, so files that are used up by finished chunks are not opened again.
     """
 
-    def __init__(self, files: list[tuple[Source, Path]], megabytes: int, work: Path, progress: Progress) -> None:
+    def __init__(self, files: list[tuple[Source, AnyFile]], megabytes: int, work: Path, progress: Progress) -> None:
         self.files, self.work, self.progress = files, work, progress
         self.limit = megabytes * MEGABYTE
         self.number = 0
@@ -280,7 +284,7 @@ class Reader:
             return 0, 0
         say(f"data: {self.number} chunks were done before; going on behind them")
         file, records = read_counts(self.work, self.number - 1)["end"]
-        self.progress.advance(sum(path.stat().st_size for _, path in self.files[:file]))
+        self.progress.advance(sum(size_of(path) for _, path in self.files[:file]))
         return file, records
 
     def _file(self, index: int, raw: Raw) -> Generator[Raw, None, Raw]:
@@ -315,7 +319,7 @@ class Reader:
 
 
 def _perplexity_models(
-    config: Config, context: StageContext, files: list[tuple[Source, Path]], plan: Plan
+    config: Config, context: StageContext, files: list[tuple[Source, AnyFile]], plan: Plan
 ) -> tuple[tuple[int, str], ...]:
     """Train the models that measure asks for, on the trusted sources as the text steps before it leave them.
 
@@ -353,7 +357,7 @@ def _perplexity_models(
     return tuple(found)
 
 
-def _texts(files: list[tuple[Source, Path]], limit: int, progress: Progress) -> Iterator[tuple[str, str]]:
+def _texts(files: list[tuple[Source, AnyFile]], limit: int, progress: Progress) -> Iterator[tuple[str, str]]:
     """Source and text of the good records, up to about `limit` bytes, an equal share of each file."""
     for source, path in files:
         used = 0

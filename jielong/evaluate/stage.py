@@ -14,6 +14,7 @@ from jielong.errors import DataError
 from jielong.evaluate.config import Config
 from jielong.progress import Progress
 from jielong.runs import StageContext, write_json
+from jielong.storage import size_of
 from jielong.tokenizer.folder import TokenizerFolder
 from jielong.tokenizer.shards import Shards, ShardWriter, write_manifest
 from jielong.tokenizer.stage import batches
@@ -66,7 +67,7 @@ def evaluate_files(model: CausalLM, tokenizer: TokenizerFolder, paths: list[str]
                         yield [(record.text, source.name)]
 
         with (
-            Progress("evaluate: tokenising", sum(file.stat().st_size for file, _ in files), "B") as bar,
+            Progress("evaluate: tokenising", sum(size_of(file) for file, _ in files), "B") as bar,
             ShardWriter(Path(folder), "text", tokenizer.size, tokenizer.end_id, SHARD_TOKENS) as writer,
         ):
             for batch, _ in batches(texts()):

@@ -21,21 +21,28 @@ import orjson
 
 from jielong.data.config import Source
 from jielong.data.reading import encodings, streams
+from jielong.data.reading.arrays import iter_array
 from jielong.data.reading.corpora import builtin_files, read_builtin
+from jielong.data.reading.hubs import hub_files, is_hub
+from jielong.data.reading.presets import PRESETS
 from jielong.data.reading.records import (
+    TEXT_FIELDS,
     BadRecord,
     Item,
     Record,
     absent,
+    composed,
     find_field,
     judge,
     reject,
     too_big,
     undecodable,
 )
+from jielong.data.reading.records import shown as shown_path
 from jielong.data.reading.streams import BrokenStreamError, Count, open_stream, read_lines, without_mark
 from jielong.data.reading.tables import read_csv, read_parquet
 from jielong.errors import InputError
+from jielong.storage import AnyFile, is_url, listing, shown, size_of
 
 __all__ = ["BadRecord", "Item", "Record", "encoding_of", "expand", "kind_of", "read_file"]
 
@@ -50,6 +57,7 @@ KINDS = {
 }
 PACKINGS = (".gz", ".zst")
 KNOWN_SUFFIXES = f"{' '.join(KINDS)}, the text kinds also with {' or '.join(PACKINGS)} after it"
+ENDINGS = tuple(kind + packing for kind in KINDS for packing in ("", *PACKINGS) if kind != ".parquet" or not packing)
 BUILTIN_PREFIX = "builtin:"
 AUTO = "auto"
 NOT_FOR_FILES = ("idna", "punycode", "unicode_escape", "raw_unicode_escape", "unicode-escape", "raw-unicode-escape")
@@ -61,7 +69,7 @@ WHOLE_FILE_BYTES = 1 << 20  # document = "auto": a txt file up to here is one do
 # ------------------------------------------------------------------------------------------------------- finding
 
 
-def kind_of(path: Path) -> tuple[str, str] | None:
+def kind_of(path: AnyFile) -> tuple[str, str] | None:
     """('jsonl', '.gz') and the like, by the suffixes; None for a file that is not known."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packing = suffixes.pop() if suffixes and suffixes[-1] in PACKINGS else ""
@@ -69,8 +77,9 @@ def kind_of(path: Path) -> tuple[str, str] | None:
     return None if kind is None or (kind == "parquet" and packing) else (kind, packing)
 
 
-def expand(path: str, folder: Path) -> list[Path]:
-    """The files of a source, sorted: a file, a folder searched below, a glob (also **), or builtin:NAME.
+def expand(path: str, folder: Path) -> list[AnyFile]:
+    """The files of a source, sorted: a file, a folder searched below, a glob (also **), builtin:NAME, the same behind a URL, or
+    a dataset of a hub (hf:owner/name), which is fetched into the hub's cache.
 
     Relative paths start at `folder`. In folders and globs hidden files and files of other suffixes are passed over, and
     links to folders are not followed. Raises InputError when nothing is found or a named file is of an unknown kind.
@@ -78,7 +87,11 @@ def expand(path: str, folder: Path) -> list[Path]:
     if not path.strip():
         raise InputError("data.sources: an empty path was given; give a file, a folder, a glob or builtin:NAME")
     if path.startswith(BUILTIN_PREFIX):
-        return builtin_files(path.removeprefix(BUILTIN_PREFIX))
+        return list(builtin_files(path.removeprefix(BUILTIN_PREFIX)))
+    if is_hub(path):
+        return [file for file in hub_files(path, ENDINGS) if kind_of(file)]
+    if is_url(path):
+        return _remote(path)
     full = Path(os.path.normpath(folder.absolute() / Path(path).expanduser()))
     if full.is_file():
         if kind_of(full) is None:
@@ -108,7 +121,21 @@ def expand(path: str, folder: Path) -> list[Path]:
         raise InputError(
             f"data.sources: nothing found at {full}; no file of a known kind is there; known: {KNOWN_SUFFIXES}"
         )
-    return files
+    return list(files)
+
+
+def _remote(url: str) -> list[AnyFile]:
+    """The files behind a URL: what is hidden or of another kind is passed over, but not a file that was named."""
+    found = listing(url)
+    files = [
+        file
+        for file in found
+        if kind_of(file) is not None and not any(part.startswith(".") for part in file.url.split("/"))
+    ]
+    if not files:
+        more = f"; {len(found)} files of other kinds are there" if found else ""
+        raise InputError(f"data.sources: nothing found at {shown(url)}{more}; known: {KNOWN_SUFFIXES}; check the URL")
+    return list(files)
 
 
 def _is_run(folder: Path, seen: dict[Path, bool]) -> bool:
@@ -132,13 +159,13 @@ def _walk(folder: Path) -> list[Path]:
 # ------------------------------------------------------------------------------------------------------- reading
 
 
-def read_file(path: Path, source: Source, progress: Count | None = None) -> Iterator[Item]:
+def read_file(path: AnyFile, source: Source, progress: Count | None = None) -> Iterator[Item]:
     """All records of a file, good and bad, in order.
 
     `progress` is called with numbers of bytes of the file as it lies on disk; at the end they add up to its size.
-    Raises InputError for an unknown encoding and for a .json file that is one array, OSError if it cannot be opened.
+    Raises InputError for an unknown encoding and for a remote file that cannot be had, OSError if it cannot be opened.
     """
-    size, seen = path.stat().st_size, 0
+    size, seen = size_of(path), 0
 
     def count(amount: int) -> None:
         nonlocal seen
@@ -148,6 +175,7 @@ def read_file(path: Path, source: Source, progress: Count | None = None) -> Iter
             progress(amount)
 
     if source.path.startswith(BUILTIN_PREFIX):
+        assert isinstance(path, Path)
         yield from read_builtin(source.path.removeprefix(BUILTIN_PREFIX), path)
     else:
         known = kind_of(path)
@@ -168,14 +196,14 @@ def read_file(path: Path, source: Source, progress: Count | None = None) -> Iter
     count(size - seen)
 
 
-def _text_kind(path: Path, kind: str, packing: str, source: Source, count: Count) -> Iterator[Item]:
+def _text_kind(path: AnyFile, kind: str, packing: str, source: Source, count: Count) -> Iterator[Item]:
     encoding = source.encoding
     with path.open("rb") as file:
         stream, encoding = open_stream(file, packing, encoding, count)
         if kind == "jsonl":
-            if path.name.lower().removesuffix(packing).endswith(".json"):
-                _refuse_array(stream, path)
-            yield from _jsonl(stream, encoding, path, source)
+            array = path.name.lower().removesuffix(packing).endswith(".json") and _is_array(stream)
+            elements = iter_array(stream, encoding) if array else read_lines(stream, encoding)
+            yield from _jsonl(elements, encoding, path, source)
         elif kind == "txt":
             document = _document_kind(path, packing, source) if source.document == "auto" else source.document
             reader = {"file": _txt_file, "paragraph": _txt_paragraphs, "line": _txt_lines}[document]
@@ -184,7 +212,7 @@ def _text_kind(path: Path, kind: str, packing: str, source: Source, count: Count
             yield from read_csv(stream, encoding, path, source, "\t" if kind == "tsv" else ",")
 
 
-def encoding_of(path: Path, source: Source) -> str:
+def encoding_of(path: AnyFile, source: Source) -> str:
     """The encoding in which a file is read: the one the source names, or what its bytes say. Raises InputError."""
     if source.path.startswith(BUILTIN_PREFIX):
         return "utf-8"
@@ -223,16 +251,16 @@ def _check_encoding(encoding: str) -> None:
 # --------------------------------------------------------------------------------------------------------- kinds
 
 
-def _refuse_array(stream: io.BufferedReader, path: Path) -> None:
-    if stream.peek(64).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
-        raise InputError(
-            f"data.sources: one JSON array, got {path}; records are read one JSON object a line; "
-            f"convert it, for example with: jq -c '.[]' {path.name} > {path.name.split('.')[0]}.jsonl"
-        )
+def _is_array(stream: io.BufferedReader) -> bool:
+    return stream.peek(64).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
 
 
-def _jsonl(stream: io.BufferedReader, encoding: str, path: Path, source: Source) -> Iterator[Item]:
-    for number, line, cut in read_lines(stream, encoding):
+def _jsonl(rows: Iterator[tuple[int, bytes, bool]], encoding: str, path: AnyFile, source: Source) -> Iterator[Item]:
+    """JSON objects, a line or an element of an array each."""
+    known = None if source.preset is None else PRESETS[source.preset]
+    name, wanted = shown_path(path), TEXT_FIELDS[0] if source.text_field is None else source.text_field
+    plain = encoding == "utf-8" and known is None
+    for number, line, cut in rows:
         if cut:
             yield too_big(line, path, number, encoding)
             continue
@@ -250,8 +278,15 @@ def _jsonl(stream: io.BufferedReader, encoding: str, path: Path, source: Source)
             else:
                 yield reject("bad_json", str(error), line, path, number, encoding)
         else:
-            if not isinstance(value, dict):
+            text = value.get(wanted) if plain and isinstance(value, dict) else None
+            # nearly always it is a good one: what finds the field and judges is spared, and NUL, which JSON can only spell,
+            # is looked for in the bytes, which is much faster than in the text
+            if isinstance(text, str) and text and not text.isspace() and b"\\u0000" not in line:
+                yield Record(text, name, number, wanted)
+            elif not isinstance(value, dict):
                 yield reject("bad_json", f"not an object but a {type(value).__name__}", line, path, number, encoding)
+            elif known is not None:
+                yield composed(value, known, line, path, number, encoding)
             elif (field := find_field(value, source)) is None:
                 yield reject("missing_text", absent(list(value), source), line, path, number, encoding)
             else:
@@ -263,7 +298,7 @@ def _blank(line: bytes, encoding: str) -> bool:
     return line.isspace() or not line or (len(line) < 64 and not line.decode(encoding, "replace").strip())
 
 
-def _txt(raw: bytes, path: Path, line: int, encoding: str) -> Item:
+def _txt(raw: bytes, path: AnyFile, line: int, encoding: str) -> Item:
     """One txt document: line ends become \\n, blank edges go, spaces (the U+3000 indent) stay."""
     try:
         text = raw.decode(encoding)
@@ -273,7 +308,7 @@ def _txt(raw: bytes, path: Path, line: int, encoding: str) -> Item:
     return judge(text, "", raw, path, line, encoding)
 
 
-def _txt_file(stream: io.BufferedReader, encoding: str, path: Path) -> Iterator[Item]:
+def _txt_file(stream: io.BufferedReader, encoding: str, path: AnyFile) -> Iterator[Item]:
     raw = stream.read(streams.MAX_RECORD_BYTES + 1)
     if len(raw) > streams.MAX_RECORD_BYTES:
         while stream.read(streams.BUFFER_BYTES):
@@ -283,7 +318,7 @@ def _txt_file(stream: io.BufferedReader, encoding: str, path: Path) -> Iterator[
         yield _txt(without_mark(raw, encoding), path, 1, encoding)
 
 
-def _txt_lines(stream: io.BufferedReader, encoding: str, path: Path) -> Iterator[Item]:
+def _txt_lines(stream: io.BufferedReader, encoding: str, path: AnyFile) -> Iterator[Item]:
     for number, line, cut in read_lines(stream, encoding):
         if cut:
             yield too_big(line, path, number, encoding)
@@ -291,7 +326,7 @@ def _txt_lines(stream: io.BufferedReader, encoding: str, path: Path) -> Iterator
             yield _txt(line, path, number, encoding)
 
 
-def _txt_paragraphs(stream: io.BufferedReader, encoding: str, path: Path) -> Iterator[Item]:
+def _txt_paragraphs(stream: io.BufferedReader, encoding: str, path: AnyFile) -> Iterator[Item]:
     first, parts, size = 0, list[bytes](), 0
 
     def finish() -> Item:
@@ -315,7 +350,7 @@ def _txt_paragraphs(stream: io.BufferedReader, encoding: str, path: Path) -> Ite
         yield finish()
 
 
-def _document_kind(path: Path, packing: str, source: Source) -> str:
+def _document_kind(path: AnyFile, packing: str, source: Source) -> str:
     """What one document is in this txt file, found by reading it: up to its first blank line, or once in full."""
     with path.open("rb") as file:
         stream, encoding = open_stream(file, packing, source.encoding, lambda _: None)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from jielong.data.config import Source
 from jielong.data.reading import streams
+from jielong.data.reading.presets import Preset
+from jielong.storage import AnyFile
 
 REASONS = {
     "bad_utf8": "bytes that are not UTF-8",
@@ -74,12 +75,12 @@ def printable(text: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def shown(path: Path) -> str:
+def shown(path: AnyFile) -> str:
     """A path as it is written beside a document."""
     return printable(str(path))
 
 
-def reject(reason: str, detail: str, raw: bytes, path: Path, line: int, encoding: str = "utf-8") -> BadRecord:
+def reject(reason: str, detail: str, raw: bytes, path: AnyFile, line: int, encoding: str = "utf-8") -> BadRecord:
     """A BadRecord; of `raw`, the first MAX_RAW_BYTES are kept, and the detail says so."""
     if len(raw) > MAX_RAW_BYTES:
         detail += f" (raw cut to {MAX_RAW_BYTES} of {len(raw)} bytes)"
@@ -87,19 +88,19 @@ def reject(reason: str, detail: str, raw: bytes, path: Path, line: int, encoding
     return BadRecord(reason, printable(detail), printable(shown), printable(str(path)), line)
 
 
-def too_big(raw: bytes, path: Path, line: int, encoding: str) -> BadRecord:
+def too_big(raw: bytes, path: AnyFile, line: int, encoding: str) -> BadRecord:
     """A BadRecord for what is longer than streams.MAX_RECORD_BYTES."""
     return reject("too_big", f"longer than {streams.MAX_RECORD_BYTES} bytes", raw, path, line, encoding)
 
 
-def undecodable(error: UnicodeDecodeError, raw: bytes, path: Path, line: int, encoding: str) -> BadRecord:
+def undecodable(error: UnicodeDecodeError, raw: bytes, path: AnyFile, line: int, encoding: str) -> BadRecord:
     """A BadRecord that names the first byte that is not in the encoding."""
     reason = "bad_utf8" if encoding == "utf-8" else "bad_encoding"
     detail = f"{error.reason} at byte {error.start} of the record: 0x{error.object[error.start]:02x}"
     return reject(reason, detail, raw, path, line, encoding)
 
 
-def judge(value: object, field: str, raw: bytes, path: Path, line: int, encoding: str = "utf-8") -> Item:
+def judge(value: object, field: str, raw: bytes, path: AnyFile, line: int, encoding: str = "utf-8") -> Item:
     """A record, or why the value of its text field cannot be one."""
     if isinstance(value, str) and value and not value.isspace() and "\x00" not in value and encoding == "utf-8":
         return Record(value, shown(path), line, field)  # nearly always
@@ -118,6 +119,19 @@ def judge(value: object, field: str, raw: bytes, path: Path, line: int, encoding
     if value is None:
         return reject("missing_text", f"{name} is null", raw, path, line, encoding)
     return reject("text_not_string", f"{name} is of type {type(value).__name__}", raw, path, line, encoding)
+
+
+def composed(
+    value: dict[str, Any], preset: Preset, raw: bytes, path: AnyFile, line: int, encoding: str = "utf-8"
+) -> Item:
+    """The text that a preset makes of a record."""
+    text = preset.compose(value)
+    if text is None:
+        there = ", ".join(str(name)[:40] for name in list(value)[:MAX_DETAIL_FIELDS]) or "none"
+        return reject(
+            "missing_text", f"no text for preset {preset.name}; there are: {there}", raw, path, line, encoding
+        )
+    return judge(text, preset.name, raw, path, line, encoding)
 
 
 def find_field(fields: Any, source: Source) -> str | None:

@@ -14,7 +14,6 @@ import csv
 import io
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow
@@ -23,8 +22,10 @@ import pyarrow.types
 
 from jielong.data.config import Source
 from jielong.data.reading import streams
-from jielong.data.reading.records import Item, absent, find_field, judge, reject, undecodable
+from jielong.data.reading.presets import PRESETS
+from jielong.data.reading.records import Item, absent, composed, find_field, judge, reject, undecodable
 from jielong.data.reading.streams import BrokenStreamError, Count, read_lines
+from jielong.storage import AnyFile, Remote
 
 pa: Any = pyarrow  # it has no types of its own
 
@@ -64,7 +65,7 @@ class _CsvLines:
         del self._row[1:]
 
 
-def read_csv(stream: io.BufferedReader, encoding: str, path: Path, source: Source, delimiter: str) -> Iterator[Item]:
+def read_csv(stream: io.BufferedReader, encoding: str, path: AnyFile, source: Source, delimiter: str) -> Iterator[Item]:
     """Rows of a CSV or TSV stream under its header row; blank rows are passed over."""
     csv.field_size_limit(2**31 - 1)  # the module's own limit, 128 KiB, is below many articles; it is process-wide
     lines = _CsvLines(stream, encoding)
@@ -108,14 +109,23 @@ def read_csv(stream: io.BufferedReader, encoding: str, path: Path, source: Sourc
             yield judge(row[column], field, raw, path, number, encoding)
 
 
-def read_parquet(path: Path, source: Source, count: Count, size: int) -> Iterator[Item]:
+def read_parquet(path: AnyFile, source: Source, count: Count, size: int) -> Iterator[Item]:
     """Rows of a Parquet file of `size` bytes. Raises BrokenStreamError where it cannot be read."""
     number = 0
     with path.open("rb"):  # not being allowed to read it is an error of its own, not a broken file
         pass
+    known = None if source.preset is None else PRESETS[source.preset]
     try:
-        with pa.parquet.ParquetFile(path) as file:
+        with pa.parquet.ParquetFile(path.open("rb") if isinstance(path, Remote) else path) as file:
             total, names = file.metadata.num_rows, file.schema_arrow.names
+            if known is not None:
+                columns = [name for name in known.fields if name in names]
+                for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=columns):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield composed(row, known, b"", path, number)
+                    count(size * batch.num_rows // total)
+                return
             field = find_field(names, source)
             if field is None:
                 for number in range(1, total + 1):
@@ -142,7 +152,7 @@ def _column_values(column: Any) -> list[Any]:
     return values
 
 
-def _judge_cell(value: Any, field: str, path: Path, number: int) -> Item:
+def _judge_cell(value: Any, field: str, path: AnyFile, number: int) -> Item:
     raw = (
         value if isinstance(value, bytes) else b"" if value is None else str(value).encode("utf-8", "backslashreplace")
     )

@@ -25,6 +25,7 @@ from jielong.data.pipeline.passes import DECIDED, Setting, find_row
 from jielong.data.pipeline.plan import step_values
 from jielong.data.pipeline.recorder import EDIT_SAMPLES, RULE_SAMPLES, SAMPLE_CHARS, Sample, edges_of, smallest
 from jielong.data.steps import Decontaminate, Filter, Fragments, Lines, Near
+from jielong.storage import AnyFile, size_of
 
 SHOWN_LINES = 40
 TOP_CHARACTERS = 60
@@ -38,7 +39,7 @@ MERGE_AT = 16
 class Summary:
     """The counts of every chunk of every pass, added up."""
 
-    def __init__(self, setting: Setting, config: Config, files: list[tuple[Source, Path]]) -> None:
+    def __init__(self, setting: Setting, config: Config, files: list[tuple[Source, AnyFile]]) -> None:
         self.setting, self.config, self.files = setting, config, files
         self.steps: dict[str, dict[str, Any]] = {}
         self.columns: dict[str, list[int]] = {}
@@ -127,7 +128,7 @@ class Summary:
             "rejected": dict(sorted(self.rejected.items())),
             "chars": sum(self.final["chars"].values()),
             "bytes": sum(self.final["bytes"].values()),
-            "raw_bytes": sum(path.stat().st_size for _, path in self.files),
+            "raw_bytes": sum(size_of(path) for _, path in self.files),
             "steps": [
                 {"step": label, "in": step["in"], "kept": step["out"] - step["added"], "added": step["added"],
                  "rejected": sum(step["rejected"].values()), "edited": step["edited"],
@@ -228,7 +229,7 @@ class Summary:
             }
             rows.append(
                 {"name": source.name, "licence": source.licence or None, "weight": source.weight, "files": len(mine),
-                 "raw_bytes": sum(path.stat().st_size for _, path in mine),
+                 "raw_bytes": sum(size_of(path) for _, path in mine),
                  "encodings": dict(sorted(Counter(of.encoding for of, _ in mine).items())),
                  **counts["by_source"][source.name], "rejected": rejected,
                  "languages": self.final["languages"].get(source.name, {})}

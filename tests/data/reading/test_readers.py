@@ -15,6 +15,7 @@ import zstandard
 from jielong.data.config import Source
 from jielong.data.reading import streams
 from jielong.data.reading.readers import BadRecord, Item, Record, expand, kind_of, read_file
+from jielong.data.reading.records import absent, find_field, judge, reject
 from jielong.errors import InputError
 
 POEM = "春眠不觉晓，处处闻啼鸟。"
@@ -112,10 +113,12 @@ def test_an_unknown_encoding_is_the_users_mistake(tmp_path: Path, encoding: str)
         read(write(tmp_path / "a.txt", POEM), encoding=encoding)
 
 
-def test_a_json_array_is_refused_with_a_way_out(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.json", f"\ufeff \n[{row(POEM)}]")
-    with pytest.raises(InputError, match="one JSON object a line"):
-        read(path)
+def test_a_json_array_is_read_element_by_element(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", f"\ufeff \n[{row(POEM)},\n3, {row('明月')}]")
+    first, bad, last = read(path)
+    assert isinstance(first, Record) and (first.text, first.line) == (POEM, 2)
+    assert isinstance(bad, BadRecord) and (bad.reason, bad.line) == ("bad_json", 3)
+    assert isinstance(last, Record) and (last.text, last.line) == ("明月", 3)
 
 
 def test_a_huge_line_and_one_past_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,3 +273,26 @@ def test_a_run_folder_is_not_a_corpus(tmp_path: Path) -> None:
         file.touch()
     assert [file.name for file in expand(str(tmp_path), tmp_path)] == ["b.jsonl"]
     assert [file.name for file in expand("**/*.jsonl", tmp_path)] == ["b.jsonl"]
+
+
+VALUES = (POEM, "", " \u3000\n", "a\x00b", "\\u0000", "\\", "\U00020000", None, 5, ["a"])  # U+3000 ideographic space
+
+
+@pytest.mark.parametrize("text_field", [None, "text", "正文", ""])
+def test_the_short_way_of_good_lines_gives_what_the_judge_gives(tmp_path: Path, text_field: str | None) -> None:
+    rows: list[Any] = [{name: value} for name in ("text", "正文", "", "other") for value in VALUES]
+    rows += [{"other": "\x00", "text": POEM}, {"正文": NIGHT, "text": POEM}, {"正文": NIGHT, "text": None}, [POEM]]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    path = write(tmp_path / "a.jsonl", "\n".join(lines) + "\n")
+    source = Source(name="s", path=str(path), text_field=text_field, encoding="utf-8")
+    expected: list[Item] = []
+    for number, (row, line) in enumerate(zip(rows, lines, strict=True), 1):
+        raw = line.encode() + b"\n"
+        field = find_field(row, source) if isinstance(row, dict) else None
+        if field is not None:
+            expected.append(judge(row[field], field, raw, path, number))
+        elif isinstance(row, dict):
+            expected.append(reject("missing_text", absent(list(row), source), raw, path, number))
+        else:
+            expected.append(reject("bad_json", "not an object but a list", raw, path, number))
+    assert list(read_file(path, source)) == expected
