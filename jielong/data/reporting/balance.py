@@ -85,7 +85,9 @@ def _members(members: list[Row], balance: Row) -> str:
     for member in members:
         mentions, held = _sum(member.get("mentions")), _sum(member.get("documents"))
         terms = member.get("terms")
-        words = Piece(" ".join(data(term).html for term in terms if isinstance(term, str)) if isinstance(terms, list) else "", "")
+        words = Piece(
+            " ".join(data(term).html for term in terms if isinstance(term, str)) if isinstance(terms, list) else "", ""
+        )
         share = say(percent(held / documents)) if documents else NOTHING
         listed.append(
             [data(member.get("name") or "—"), words, exact(mentions), _rate(mentions, chars), exact(held), share]

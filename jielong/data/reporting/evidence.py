@@ -44,6 +44,9 @@ def heading(en: str, zh: str) -> str:
     return f"<h3>{say(en, zh).html}</h3>\n"
 
 
+FRAGMENT_CHARS, FRAGMENT_CONTEXT = 200, 160  # of a mined fragment, shown
+
+
 def note(en: str, zh: str) -> str:
     """A sentence that explains."""
     return f'<p class="note">{say(en, zh).html}</p>\n'
@@ -91,20 +94,26 @@ def fragments(report: dict[str, Any]) -> str:
             "the first column to remove or keep, and give it back as listing.",
             f"{listed:,} 个片段中有 {marked:,} 个判为广告并删去。完整清单在 data/fragments.tsv：把第一列改成 remove 或 keep，再用 listing 交回。",
         )
-        head = [
-            say("action", "处理"),
-            say("documents", "文档"),
-            say("evidence", "依据"),
-            say("fragment", "片段"),
-            say("context", "上下文"),
-        ]
-        cells = [
-            [code(row.get("action")), exact(row.get("documents")), data(row.get("evidence") or ""),
-             data(str(row.get("example") or "")[:200]), data(str(row.get("context") or "")[:200])]
-            for row in rows(step, "rows")
-        ]  # fmt: skip
-        body += table(head, cells).html if cells else ""
+        shown = rows(step, "rows")
+        leave = "".join(map(_fragment, (row for row in shown if row.get("action") == "remove")))
+        stay = "".join(map(_fragment, (row for row in shown if row.get("action") != "remove")))
+        if leave:
+            body += f'<h4>{say("Taken for adverts", "判为广告").html}</h4>\n<ul class="samples">\n{leave}</ul>\n'
+        if stay:
+            title = f"<b>{say('Listed, and they stay', '列出而保留').html}</b>"
+            body += f'<details class="fold"><summary>{title}</summary>\n<ul class="samples">\n{stay}</ul>\n</details>\n'
     return body
+
+
+def _fragment(row: dict[str, Any]) -> str:
+    documents = str(row.get("documents") or "?")
+    count = say(f"{documents} documents", f"{documents} 篇").html
+    context = data(str(row.get("context") or "")[:FRAGMENT_CONTEXT]).html
+    return (
+        f'<li><p class="note">{count} · {data(row.get("evidence") or "").html}</p>'
+        f"<b>{data(str(row.get('example') or '')[:FRAGMENT_CHARS]).html}</b>"
+        f'<p class="note">{context}</p></li>\n'
+    )
 
 
 def evaluation(report: dict[str, Any]) -> str:
