@@ -7,12 +7,12 @@ before the words for "tag" and "element" is talked about and stays. Fenced, inli
 before anything else is looked at and put back at the end, so that a link whose words are code is still a link.
 
 A second application must change nothing, and removing makes new markup (`<<b>b>`, `&amp;lt;`). So the rules are applied
-until none fires, at most ROUNDS times; ordinary documents need one round and a look for beginnings of markup, or one
-round more where code holds some, to see that it is over. An escaped tag
-(`&lt;div&gt;`, which a page writes to *show* a tag) would go in the second round; it becomes inline code, `<div>` between
-backticks, which is how Markdown shows a tag. Where a stray backtick stands on the line it stays escaped.
+until none fires, at most ROUNDS times; ordinary documents need one round and a look for beginnings of markup, where
+code holds some for those outside code. An escaped tag (`&lt;div&gt;`, which a page writes to *show* a tag) would go in the
+second round; it becomes inline code, `<div>` between backticks, which is how Markdown shows a tag. Where a stray backtick
+stands on the line it stays escaped.
 
-It reads 180 to 800 MB/s where few documents change and 25 to 35 where every one holds dozens of links and tags.
+Code and tags are found by compiled passes (codespans.py). Documents that hold a trigger are read at some 100 MB/s.
 
 Sources: the WHATWG list of elements; what belongs to Markdown is in markdown.py.
 """
@@ -24,9 +24,28 @@ import re
 from collections import Counter
 from html.entities import html5
 
+import numpy as np
+
 from jielong.data import steps
 from jielong.data.cleaning.cleaner import Triggers
-from jielong.data.cleaning.markdown import code_spans, counted, strip_front_matter, strip_links, strip_marks
+from jielong.data.cleaning.codespans import (
+    AND,
+    BLOCK,
+    BREAK,
+    CELL,
+    COLON,
+    DOUBTFUL,
+    LESS,
+    LINK,
+    NEW,
+    SPACES,
+    find_code,
+    find_tags,
+    name_number,
+    word_rows,
+)
+from jielong.data.cleaning.markdown import counted, strip_front_matter, strip_links, strip_marks
+from jielong.data.cleaning.scan import codes_of
 
 ROUNDS = 8  # deeper nesting of markup in markup than this stays as it is
 _LESS = "\ufdd0"  # noncharacters of Unicode, never in a text: a decoded "<", and the brackets of a code mark
@@ -57,20 +76,25 @@ _DOUBTFUL = _names(
     "option output param picture progress script section select source style summary table template time "
     "title track var video area audio body details figure head header footer main meta meter img image "
 )
-_ATTRIBUTES = r"""
+_BARE = _names(  # attributes without a value
+    "allowfullscreen async autofocus autoplay checked controls default defer disabled hidden ismap loop "
+    "multiple muted nohref noresize noshade novalidate nowrap open readonly required reversed selected"
+)
+_ATTRIBUTES = rf"""
     (?: \s* [A-Za-z_:@][-\w:.@]*+ \s*+ = \s*+ (?: "[^"<]*+" | '[^'<]*+' | [^\s"'<>=`]++ )
-      | \s++ (?:allowfullscreen|async|autofocus|autoplay|checked|controls|default|defer|disabled|hidden|ismap|loop|
-                multiple|muted|nohref|noresize|noshade|novalidate|nowrap|open|readonly|required|reversed|selected)
-        (?=[\s/>])
+      | \s++ (?:{"|".join(sorted(_BARE))}) (?=[\s/>])
     )*+ """
 _TAG = re.compile(
     rf"(?P<end>/)?(?P<name>[A-Za-z][A-Za-z0-9]*+)(?P<attributes>(?=[\s/>]){_ATTRIBUTES})\s*+/?\s*+>", re.VERBOSE
 )
-_ABOUT = re.compile(r"\s{0,2}(?:(?:这个|等|的|之类的)?(?:标签|标记|元素|属性|占位符)|tags?\b|elements?\b)")
+_BEFORE_ABOUT = ("这个", "等", "的", "之类的")
+_ABOUT_WORDS = ("标签", "标记", "元素", "属性", "占位符")
+_ABOUT = re.compile(rf"\s{{0,2}}(?:(?:{'|'.join(_BEFORE_ABOUT)})?(?:{'|'.join(_ABOUT_WORDS)})|tags?\b|elements?\b)")
 _TALK = {"“": "”", '"': '"', "'": "'", "‘": "’", "（": "）", "「": "」"}
 _HTML_START = re.compile(r"<(?=[A-Za-z/!?])")
-_DECLARATION = re.compile(r"<(?:!DOCTYPE\b[^<>]*|\?xml\b[^<>]*)>\n?", re.IGNORECASE)
-_SECRET = re.compile(r"<(?:(script|style)\b[^<>]*>|!--)", re.IGNORECASE)
+# Not with re.IGNORECASE, which looks at every character, and takes U+017F, the long s, for an "s".
+_DECLARATION = re.compile(r"<(?:![Dd][Oo][Cc][Tt][Yy][Pp][Ee]|\?[Xx][Mm][Ll])\b[^<>]*>\n?")
+_SECRET = re.compile(r"<(?:([Ss][Cc][Rr][Ii][Pp][Tt]|[Ss][Tt][Yy][Ll][Ee])\b[^<>]*>|!--)")
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _SHOWN = re.compile(  # tags that the page shows, with what stands between two of them on one line if that is not prose
     rf"{_LESS}[/!]?[A-Za-z-][^\n`{_LESS}{_OPEN}>]*>(?:[^\n`{_LESS}{_OPEN}{_HAN}]*{_LESS}[/!]?[A-Za-z-][^\n`{_LESS}{_OPEN}>]*>)*"
@@ -93,6 +117,7 @@ class MarkupCleaner:
             pairs |= {"&" + letter for letter in _LETTERS}
         if self._links:
             pairs |= {"](", "]:", "--"}
+        self._wanted = (LESS | AND if self._html else 0) | (LINK | COLON if self._links else 0)
         chars = frozenset("#*_~") if self._marks else frozenset()
         self.triggers = Triggers(chars=chars, pairs=frozenset(pairs))
 
@@ -100,8 +125,8 @@ class MarkupCleaner:
         """The text without the markup that the step names; the same object if there is none."""
         if _LESS in text or _OPEN in text or _CLOSE in text:
             return text  # noncharacters: no place for the marks, and no text that anybody wrote
-        for _ in range(ROUNDS):
-            if self._is_bare(text):
+        for number in range(ROUNDS):
+            if number and self._is_bare(text):
                 break
             cleaned = self._round(text, edits)
             if cleaned == text:
@@ -111,7 +136,9 @@ class MarkupCleaner:
 
     def _is_bare(self, text: str) -> bool:
         """Whether the text holds, code included, not even the beginnings of markup: most do after one round."""
-        if self._marks or (self._links and ("](" in text or "]:" in text or text.startswith("---"))):
+        if self._marks or (
+            self._links and (text.startswith("---") or ("]" in text and ("](" in text or "]:" in text)))
+        ):
             return False
         return not self._html or not (
             ("<" in text and _HTML_START.search(text)) or ("&" in text and _ENTITY.search(text))
@@ -120,8 +147,11 @@ class MarkupCleaner:
     def _round(self, text: str, edits: Counter[str]) -> str:
         if self._links and text.startswith("---"):
             text = strip_front_matter(text, edits)
-        blocks = code_spans(text)
-        marked = _marked(text, blocks) if blocks else text
+        blocks, beginnings = find_code(text)
+        if not self._marks and not beginnings & self._wanted:
+            return text  # what there may be is code
+        bounds = blocks.tolist()
+        marked = _marked(text, bounds)
         before = marked
         if self._html:
             marked = _strip_html(marked, edits)
@@ -131,21 +161,29 @@ class MarkupCleaner:
             marked = strip_marks(marked, edits)
         if marked == before:
             return text
-        if not blocks:
+        if not bounds:
             return marked
         parts = _MARK.split(marked)
-        parts[1::2] = [text[slice(*blocks[int(number)])] for number in parts[1::2]]
+        code = _pieces(text, bounds[::2], bounds[1::2])
+        if len(parts) > 2 * len(code):  # none has gone
+            parts[1::2] = code
+        else:
+            parts[1::2] = [code[int(number)] for number in parts[1::2]]
         return "".join(parts)
 
 
-def _marked(text: str, spans: list[tuple[int, int]]) -> str:
-    parts: list[str] = []
-    position = 0
-    for number, (start, end) in enumerate(spans):
-        parts += (text[position:start], _OPEN, str(number), _CLOSE)
-        position = end
-    parts.append(text[position:])
+def _marked(text: str, bounds: list[int]) -> str:
+    """The text with marks, numbered from 0, in place of its code: start, end, start, ..."""
+    if not bounds:
+        return text
+    parts = [""] * (len(bounds) + 1)
+    parts[::2] = _pieces(text, [0, *bounds[1::2]], [*bounds[::2], len(text)])
+    parts[1::2] = [f"{_OPEN}{number}{_CLOSE}" for number in range(len(bounds) // 2)]
     return "".join(parts)
+
+
+def _pieces(text: str, starts: list[int], ends: list[int]) -> list[str]:
+    return [text[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
 def _strip_html(text: str, edits: Counter[str]) -> str:
@@ -193,6 +231,22 @@ _LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 
 def _without_tags(text: str, edits: Counter[str]) -> str:
+    rows = np.empty((3, text.count("<")), np.int32)
+    used = find_tags(codes_of(text), SPACES, *_TABLES, rows)
+    if used < 0:
+        return _without_tags_plain(text, edits)
+    if not used:
+        return text
+    edits["html_tag"] += used
+    starts, ends, new = rows[:, :used].tolist()
+    parts = [""] * (2 * used + 1)
+    parts[::2] = _pieces(text, [0, *ends], [*starts, len(text)])
+    parts[1::2] = [NEW[number] for number in new]
+    return "".join(parts)
+
+
+def _without_tags_plain(text: str, edits: Counter[str]) -> str:
+    """The same without the compiled pass: for texts that it does not decide on."""
     parts: list[str] = []
     position = count = 0
     last = "\n"  # the last character that stays
@@ -309,3 +363,20 @@ def _character(entity: str) -> str | None:
         return None
     character = html.unescape(entity)
     return {"\u00a0": " ", "<": _LESS}.get(character, character)  # U+00A0 no-break space
+
+
+def _kind(name: str) -> int:
+    """The kind of a name, for the compiled pass."""
+    kind = BREAK if name == "br" else CELL if name in ("td", "th") else BLOCK * (_INSTEAD[name] == "\n")
+    return kind | DOUBTFUL * (name in _DOUBTFUL)
+
+
+_BY_NUMBER = sorted((name_number(name), _kind(name)) for name in _INSTEAD)
+_TABLES = (
+    np.array(_BY_NUMBER, np.int64).T.copy(),
+    word_rows(_BARE),
+    word_rows(_BEFORE_ABOUT),
+    word_rows(_ABOUT_WORDS),
+    word_rows(("tag", "element")),
+    np.array([[ord(before), ord(after)] for before, after in _TALK.items()], np.uint32),
+)

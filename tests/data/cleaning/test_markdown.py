@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jielong.data import steps
+from jielong.data.cleaning import markdown
 from jielong.data.cleaning.markdown import code_spans
 from jielong.data.cleaning.markup import MarkupCleaner
 from tests.data.cleaning.triggers import check_contract
@@ -67,3 +71,37 @@ def test_where_fences_end() -> None:
     second = "~~~ `c`\n```\nd\n~~~ "
     text = f"``` `no fence`\n{first}\n中 ``` 文\n{second}\ne\n```\nf"
     assert [text[start:end] for start, end in code_spans(text, inline=False)] == [first, second, "```\nf"]
+
+
+LINK_PARTS = [
+    *("[", "]", "](", "]:", "![", "(", ")", "[a](http://a.cn)", "[1]: http://a.cn\n", "[b]: /x", "[b]", "[1]", "[a][1]"),
+    *("[b]: https://b.cn", "\n", " ", "  ", "    ", "\t", "<", ">", "http://a.cn", "a.html", '"t"', "'t'", "(t)", ' "t u"'),
+    *("中", "x", "!", "^", "[#]:", "[//]:", "[comment]:", "\ufdd11\ufdd2", "\u3000", "\r", "𠀀", "//", "[B]", "[][1]", ":"),
+    *("\u212a", "[k]: http://k.cn\n", "[K][]", "\x00", "[" + "y" * 9 + "]", "[" + "y" * 9 + "]: http://y.cn\n"),
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(LINK_PARTS), max_size=14).map("".join))
+def test_definitions_are_those_of_the_twin(text: str) -> None:
+    edits: Counter[str] = Counter()
+    plain: Counter[str] = Counter()
+    assert markdown._without_definitions(text, edits) == markdown._without_definitions_plain(text, plain)
+    assert edits == plain
+
+
+def test_ordinary_definitions_are_decided_without_the_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(markdown, "_without_definitions_plain")
+    text = "[#]: 注\n见[甲][1]、![图][B]和[b]\n\n[1]: http://a.cn (题)\n[b]: <https://b.cn>\n[//]: #"
+    edits: Counter[str] = Counter()
+    assert markdown._without_definitions(text, edits) == "见甲、和b\n\n"
+    assert edits == {"comment_marker": 2, "definition": 2, "link": 2, "image": 1}
+    for undecided in ("[1]: a.html", "[甲]: http://a.cn", "[k]: http://a.cn\n[\u212a]"):
+        with pytest.raises(NameError):
+            markdown._without_definitions(undecided, Counter())
+
+
+def test_only_the_kelvin_sign_becomes_a_letter_of_ascii() -> None:
+    """What the compiled pass takes for granted where it compares labels."""
+    beyond = map(chr, range(128, sys.maxunicode + 1))
+    assert [char for char in beyond if any(small.isascii() for small in char.lower())] == ["\u0130", "\u212a"]
+    assert "\u0130".lower() == "i\u0307"  # longer than one character, and not of ASCII as a whole

@@ -55,6 +55,7 @@ def test_html(dirty: str, clean: str) -> None:
         "AT&T, a&b;, &unknown; &nbsp &#xD800; &#0; R&D;",
         "```\n<b>从不关闭",
         "\ufdd0<b>noncharacter</b>",
+        "<b中><\u017fcript>x",
         "",
     ],
 )
@@ -176,6 +177,9 @@ def test_linear_time() -> None:
         "**",
         "``",
         "_a",
+        "[a]: http://a.cn\n[a]",
+        "x<br>",
+        "<a b='c'",
     ):
         CLEANER(part * 30_000, Counter())
         ALL(part * 3_000, Counter())
