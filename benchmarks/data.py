@@ -6,8 +6,9 @@
 The peer is datatrove's recipe for web text: Gopher's two filters and the four stages of MinHash, with its own Chinese word
 tokenizer (jieba through SpaCy). Its limits are so wide that every rule is computed and nearly everything goes on to
 MinHash, as with us: the ones that FineWeb-2 publishes for Chinese (github.com/huggingface/fineweb-2, configs/cmn_Hani.yml)
-let a third of this mix of code, law, poems and news pass, which would spare it work. We run twice: `filter + minhash` is
-the same work (measure, filter, near), `whole` is the standard list of steps with cleaning, exact duplicates and repeated lines.
+let a third of this mix of code, law, poems and news pass, which would spare it work. We run three times: `filter + minhash` is
+the same work (measure, filter, near), `clean + filter + minhash` has the cleaning steps before it, `whole` is the standard
+list with exact duplicates and repeated lines too.
 datatrove writes plain JSON lines and keeps no rejects, which is to its advantage; we write compressed Parquet with every
 reject, checksums and the report, through the function that the command line calls.
 
@@ -50,7 +51,12 @@ MEGABYTE = 1_000_000
 START_UP_MEGABYTES = 0.1
 SAMPLE_SECONDS = 0.05
 KEPT, TURNED = 50, 2000  # characters of a copy: the most frequent stay (filters know them), the next ones turn
-OURS: dict[str, list[str] | None] = {"filter + minhash": ["measure", "filter", "near"], "whole": None}
+CLEANING = ["markup", "characters", "repeats", "adverts", "personal_data", "whitespace"]
+OURS: dict[str, list[str] | None] = {
+    "filter + minhash": ["measure", "filter", "near"],
+    "clean + filter + minhash": [*CLEANING, "measure", "filter", "near"],
+    "whole": None,
+}
 SAME_TEXT = ", the peer's text"
 CHINESE = "cmn"
 STOP_WORDS = ["的", "了", "是", "在", "有", "和", "人", "不", "一", "为", "中", "与", "也"]
@@ -320,8 +326,9 @@ def timers() -> Stopwatch:
     watch.around(passes, "ranks", "order of duplicates")
     watch.around(passes.Worker, "_write_keys", "write keys")
     watch.around(passes, "write_table write_documents rejects_table", "write the work folder")
-    for name in ("filter", "exact", "near", "lines"):
+    for name in ("filter", "exact", "near"):
         watch.around(decisions.Deciding, f"_{name}", f"{name}: decide")
+    watch.around(decisions.Deciding, "_often", "lines: decide")
     watch.around(passes, "read_documents", "read the work folder")
     watch.around(passes.Worker, "_carry_out", "carry out decisions")
     watch.around(passes.Worker, "_remove_lines", "lines: carry out")
@@ -451,6 +458,7 @@ def main() -> None:
                     ("datatrove", peer, "datatrove"),
                     ("filter + minhash", "main", "filter + minhash"),
                     ("filter + minhash", peer, f"filter + minhash{SAME_TEXT}"),
+                    ("clean + filter + minhash", "main", "clean + filter + minhash"),
                     ("whole", "main", "whole"),
                 ):
                     runs.setdefault((shown, processes), []).append(bench.run(side, processes, name))

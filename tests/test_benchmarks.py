@@ -53,7 +53,13 @@ def test_the_data_stage_beside_datatrove(tmp_path: Path) -> None:
     )  # fmt: skip
     result = orjson.loads((tmp_path / "r.json").read_bytes())
     rows = {row["side"]: row for row in result["rows"]}
-    assert set(rows) == {"datatrove", "filter + minhash", "filter + minhash, the peer's text", "whole"}
+    assert set(rows) == {
+        "datatrove",
+        "filter + minhash",
+        "filter + minhash, the peer's text",
+        "clean + filter + minhash",
+        "whole",
+    }
     assert rows["datatrove"]["megabytes"] == rows["filter + minhash, the peer's text"]["megabytes"]
     assert all(row["megabytes_per_second"] > 0 and row["peak_megabytes"] > 0 for row in rows.values())
     assert all(0 < row["kept"] <= 1 for row in rows.values())

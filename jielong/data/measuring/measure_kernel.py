@@ -1,15 +1,15 @@
 """The compiled counting behind measure.py: one document at a time, decoded once, then counted into whole numbers.
 
 Everything that leaves the kernel is a count, so the result is the same on every machine; the ratios are made outside. One
-pass decodes, a second counts classes of code points (codepoints.py), words and the rare characters that need a look at
-their neighbours, and keeps prefix hashes: P[i+1] = P[i] * BASE + c[i] + 1 modulo 2^64, from which the hash of any stretch
+pass decodes, a second counts classes of code points (codepoints.py), notes the rare characters that need a look at their
+neighbours, line feeds among them, a third finds words. Both keep prefix hashes: P[i+1] = P[i] * BASE + c[i] + 1 modulo 2^64, from which the hash of any stretch
 follows by one multiplication. n-grams and lines are then counted in one open-addressing table of 8-byte entries, 40 bits
 fingerprint and 24 bits count. Only the front of the table that a document needs (twice its n-grams, a power of two) is
 used, and it is cleared for each count: a cleared kilobyte costs less than an epoch in every entry would, which would make
 the entries twice as large, and tables of usual documents stay in the first two levels of cache.
 
-Most n-grams occur once, so they are sifted first: each adds one to a byte of a sieve, without a branch, and only those whose byte
-was hit twice are counted. A 10-gram of words repeats only where all its 4-grams do, and those have been sifted for
+Most n-grams occur once, so they are sifted first: each leaves a mark in a byte of a sieve, without a branch, and only those whose
+byte was hit twice are counted. Their places are worked out in a loop of their own, which becomes vector instructions. A 10-gram of words repeats only where all its 4-grams do, and those have been sifted for
 the top one anyway. Both together made the whole a third faster.
 
 Two different n-grams are taken for one with a probability of 2^-40 for each comparison, about one in a million for a
@@ -43,7 +43,7 @@ COUNTS = (
 
 BASE = np.uint64(0x9E3779B97F4A7C15)  # odd; any large one does
 MIX = np.uint64(0xD6E8FEB86659FD93)
-_ONE = np.uint64(1)
+_ONE, _TWO, _THREE, _FOUR = map(np.uint64, (1, 2, 3, 4))
 _COUNT_BITS = np.uint64(24)
 _COUNT_MASK = np.uint64((1 << 24) - 1)
 _HALF = np.uint64(32)
@@ -65,6 +65,8 @@ def count_documents(data, offsets, classes, traits, stop_words, lengths, counts,
         longest = max(longest, offsets[doc + 1] - offsets[doc])
     chars = np.empty(longest + 1, np.int32)
     marks = np.empty(longest + 1, np.uint8)  # the traits of the characters
+    notable = np.empty(longest + 1, np.int32)  # where those stand that are looked at once more
+    tallies = np.empty((4, len(traits)), np.int32)
     prefix = np.empty(longest + 1, np.uint64)  # of characters
     words = np.empty(longest + 1, np.uint64)  # the same over the hashes of words
     ends = np.empty(longest + 1, np.int32)  # characters of the words so far
@@ -73,18 +75,20 @@ def count_documents(data, offsets, classes, traits, stop_words, lengths, counts,
     table = np.empty(max(16, 4 * longest), np.uint64)
     sieve = np.empty(max(64, 2 * SIEVE_PLACES * longest), np.uint8)
     suspects = np.empty(longest + 1, np.int32)
+    places = np.empty(longest + 1, np.uint32)  # in the sieve
     for doc in range(len(offsets) - 1):
         row = counts[doc]
         row[:] = 0
         size = decode_utf8(data, offsets[doc], offsets[doc + 1], chars)
         row[_LENGTH] = size
-        _characters(chars, size, classes, traits, histogram[doc], stop_words, marks, prefix, words, ends, row)
-        row[_MENU] = _menu(marks, size, lengths[4])
-        _look_closer(chars, marks, size, row)
-        _lines(chars, marks, size, prefix, lengths[3], line_hash, line_size, row)
+        found = notable[: _characters(chars, size, classes, traits, tallies, histogram[doc], marks, prefix, notable)]
+        _words(chars, marks, size, stop_words, words, ends, row)
+        row[_MENU] = _menu(marks, size, found, lengths[4])
+        _look_closer(chars, marks, size, found, row)
+        _lines(chars, marks, size, found, prefix, lengths[3], line_hash, line_size, row)
         _repeated_lines(line_hash, line_size, table, row)
-        _repeated_characters(prefix, size, lengths[0], sieve, suspects, table, row)
-        _repeated_words(words, ends, lengths[1], lengths[2], sieve, suspects, table, row)
+        _repeated_characters(prefix, size, lengths[0], sieve, places, suspects, table, row)
+        _repeated_words(words, ends, lengths[1], lengths[2], sieve, places, suspects, table, row)
 
 
 @kernel
@@ -127,64 +131,83 @@ def _power(exponent):  # type: ignore[no-untyped-def]
 
 @kernel
 def decode_utf8(data, at, end, chars):  # type: ignore[no-untyped-def]
-    """Code points of the valid UTF-8 in data[at:end] into chars; how many."""
-    size = 0
+    """Code points of the valid UTF-8 in data[at:end] into chars; how many. Places are unsigned: no look at their sign."""
+    at, end, size = np.uint64(at), np.uint64(end), np.uint64(0)
     while at < end:
         first = np.int32(data[at])
         if first < 0x80:
             chars[size] = first
-            at += 1
+            at += _ONE
         elif first >= 0xE0 and first < 0xF0:
             chars[size] = (
-                ((first & 0x0F) << 12) | ((np.int32(data[at + 1]) & 0x3F) << 6) | (np.int32(data[at + 2]) & 0x3F)
+                ((first & 0x0F) << 12) | ((np.int32(data[at + _ONE]) & 0x3F) << 6) | (np.int32(data[at + _TWO]) & 0x3F)
             )
-            at += 3
+            at += _THREE
         elif first < 0xE0:
-            chars[size] = ((first & 0x1F) << 6) | (np.int32(data[at + 1]) & 0x3F)
-            at += 2
+            chars[size] = ((first & 0x1F) << 6) | (np.int32(data[at + _ONE]) & 0x3F)
+            at += _TWO
         else:
-            high = ((first & 0x07) << 18) | ((np.int32(data[at + 1]) & 0x3F) << 12)
-            chars[size] = high | ((np.int32(data[at + 2]) & 0x3F) << 6) | (np.int32(data[at + 3]) & 0x3F)
-            at += 4
-        size += 1
-    return size
+            high = ((first & 0x07) << 18) | ((np.int32(data[at + _ONE]) & 0x3F) << 12)
+            chars[size] = high | ((np.int32(data[at + _TWO]) & 0x3F) << 6) | (np.int32(data[at + _THREE]) & 0x3F)
+            at += _FOUR
+        size += _ONE
+    return np.int64(size)
 
 
 @kernel
-def _characters(chars, size, classes, traits, histogram, stop_words, marks, prefix, words, ends, row):  # type: ignore[no-untyped-def]
-    """Classes, words, stop words of runs, and the prefix hashes of characters and words."""
-    histogram[:] = 0
-    hashed = worded = run = np.uint64(0)
-    prefix[0] = words[0] = hashed
-    ends[0] = 0
-    count, covered, in_run, stops = 0, 0, 0, 0
-    for at in range(size + 1):  # at the end a blank, to close the last run
-        char = chars[at] if at < size else np.int32(32)
+def _characters(chars, size, classes, traits, tallies, histogram, marks, prefix, notable):  # type: ignore[no-untyped-def]
+    """Classes, prefix hashes, and where the characters stand that need care or end a piece of a menu; how many of those.
+
+    Neighbours are mostly of one class, so they are counted in four tallies in turn: else each addition waits for the last.
+    """
+    tallies[:] = 0
+    hashed = np.uint64(0)
+    prefix[0] = hashed
+    found = 0
+    for at in range(size):
+        char = chars[at]
         kind = classes[char]
         trait = traits[kind]
-        if at < size:
-            histogram[kind] += 1
-            marks[at] = trait
-            hashed = hashed * BASE + np.uint64(char) + _ONE
-            prefix[at + 1] = hashed
+        tallies[at & 3, kind] += 1
+        marks[at] = trait
+        hashed = hashed * BASE + (np.uint64(char) + _ONE)
+        prefix[at + 1] = hashed
+        notable[found] = at
+        found += (trait & (_CARE | _GAP)) != 0
+    for kind in range(len(histogram)):
+        histogram[kind] = tallies[0, kind] + tallies[1, kind] + tallies[2, kind] + tallies[3, kind]
+    return found
+
+
+@kernel
+def _words(chars, marks, size, stop_words, words, ends, row):  # type: ignore[no-untyped-def]
+    """Words with their prefix hashes, the characters they cover, and stop words."""
+    words[0], ends[0] = np.uint64(0), 0
+    count, covered, stops, at = 0, 0, 0, 0
+    while at < size:
+        trait = marks[at]
         if trait & _WORD:
-            run = run * BASE + np.uint64(char + 32 if 65 <= char <= 90 else char) + _ONE
-            in_run += 1
-            continue
-        if in_run:
+            run, start = np.uint64(0), at
+            while at < size and marks[at] & _WORD:
+                char = chars[at]
+                run = run * BASE + (np.uint64(char + 32 if 65 <= char <= 90 else char) + _ONE)
+                at += 1
             run = _mixed(run)
             stops += _known(run, stop_words)
-            worded = worded * BASE + run
-            covered += in_run
+            covered += at - start
             count += 1
-            words[count], ends[count] = worded, covered
-            run, in_run = np.uint64(0), 0
-        if trait & _HAN:
-            stops += (trait & _STOP) != 0
-            worded = worded * BASE + _mixed(np.uint64(char) + _ONE)
-            covered += 1
-            count += 1
-            words[count], ends[count] = worded, covered
+            words[count], ends[count] = run, covered
+        else:  # Han or not: no branch, because it cannot be foreseen; what is no word is written over
+            words[count + 1], ends[count + 1] = _mixed(np.uint64(chars[at]) + _ONE), covered + 1
+            han = (trait & _HAN) != 0
+            stops += (trait & (_HAN | _STOP)) == (_HAN | _STOP)
+            covered += han
+            count += han
+            at += 1
+    hashed = np.uint64(0)
+    for word in range(1, count + 1):
+        hashed = hashed * BASE + words[word]
+        words[word] = hashed
     row[_WORDS], row[_WORD_CHARS], row[_STOPS] = count, covered, stops
 
 
@@ -199,32 +222,33 @@ def _known(value, stop_words):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _menu(marks, size, item):  # type: ignore[no-untyped-def]
+def _menu(marks, size, notable, item):  # type: ignore[no-untyped-def]
     """Han characters in short pieces of letters and digits between gaps."""
-    total = han = long = 0
-    pure = True
-    for at in range(size):
-        trait = marks[at]
-        if trait & _GAP:
-            if pure and long <= item:
-                total += han
-            han, long, pure = 0, 0, True
-        else:
-            long += 1
-            han += (trait & _HAN) != 0
-            pure = pure and (trait & (_HAN | _WORD)) != 0
-    return total + han if pure and long <= item else total
+    total, start = 0, 0
+    for place in range(len(notable) + 1):
+        end = int(notable[place]) if place < len(notable) else size
+        if end < size and not marks[end] & _GAP:
+            continue
+        if end - start <= item:
+            han, pure = 0, True
+            for at in range(start, end):
+                han += (marks[at] & _HAN) != 0
+                pure = pure and (marks[at] & (_HAN | _WORD)) != 0
+            total += han if pure else 0
+        start = end + 1
+    return total
 
 
 @kernel
-def _look_closer(chars, marks, size, row):  # type: ignore[no-untyped-def]
+def _look_closer(chars, marks, size, notable, row):  # type: ignore[no-untyped-def]
     """Line feeds, addresses, ellipses, curly brackets and what broken encodings leave."""
     feeds = symbols = curly = url = mojibake = longest = 0
     line_start = url_end = bad_end = 0
-    for at in range(size):
-        char = chars[at]
+    for place in range(len(notable)):
+        at = int(notable[place])
         if not marks[at] & _CARE:
             continue
+        char = chars[at]
         if char == 10:
             longest = max(longest, at - line_start)
             line_start = at + 1
@@ -281,13 +305,13 @@ def _broken(chars, at, size):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _lines(chars, marks, size, prefix, short, line_hash, line_size, row):  # type: ignore[no-untyped-def]
+def _lines(chars, marks, size, notable, prefix, short, line_hash, line_size, row):  # type: ignore[no-untyped-def]
     """What lines begin and end with; the hash and the length of each that is not blank."""
     count = line_chars = bullets = ellipses = terminal = shorts = start = 0
-    while start < size:
-        stop = start
-        while stop < size and chars[stop] != 10:
-            stop += 1
+    for place in range(len(notable) + 1):
+        stop = int(notable[place]) if place < len(notable) else size
+        if stop < size and chars[stop] != 10:
+            continue
         first, last, start = start, stop, stop + 1
         while first < last and marks[first] & _SPACE:
             first += 1
@@ -353,32 +377,34 @@ def _repeated_lines(line_hash, line_size, table, row):  # type: ignore[no-untype
 
 
 @kernel
-def _sift(prefix, grams, length, power, sieve, suspects):  # type: ignore[no-untyped-def]
+def _sift(prefix, grams, length, power, sieve, places, suspects):  # type: ignore[no-untyped-def]
     """Where the n-grams begin that can occur more than once: those that share a place in the sieve with another."""
     if grams < 1:
         return 0
-    places, shift = 64, 58
-    while places < SIEVE_PLACES * grams:
-        places *= 2
+    width, shift = 64, 58
+    while width < SIEVE_PLACES * grams:
+        width *= 2
         shift -= 1
-    sieve[:places] = np.uint8(0)
+    sieve[:width] = np.uint8(0)
     down = np.uint64(shift)
+    ends = prefix[length:]
+    for at in range(grams):  # on its own: this becomes vector instructions
+        places[at] = np.uint32(((ends[at] - prefix[at] * power) * MIX) >> down)
     for at in range(grams):
-        place = ((prefix[at + length] - prefix[at] * power) * MIX) >> down
-        sieve[place] += np.uint8(1) - (sieve[place] >> _ONE_BYTE)  # 0, 1, 2, and no further
+        place = places[at]
+        sieve[place] = (sieve[place] << _ONE_BYTE) | _ONE_BYTE  # 0, 1, 3, 7, ...: the second bit says twice
     found = 0
     for at in range(grams):
-        place = ((prefix[at + length] - prefix[at] * power) * MIX) >> down
         suspects[found] = at
-        found += sieve[place] >> _ONE_BYTE
+        found += (sieve[places[at]] >> _ONE_BYTE) & _ONE_BYTE
     return found
 
 
 @kernel
-def _repeated_characters(prefix, size, length, sieve, suspects, table, row):  # type: ignore[no-untyped-def]
+def _repeated_characters(prefix, size, length, sieve, places, suspects, table, row):  # type: ignore[no-untyped-def]
     """Occurrences of the most frequent repeated n-grams, as many kinds as the square root of all kinds."""
     grams, power = max(size - length + 1, 0), _power(length)
-    found = _sift(prefix, grams, length, power, sieve, suspects)
+    found = _sift(prefix, grams, length, power, sieve, places, suspects)
     shift = _clear(table, found)
     kinds, repeated, occurrences = grams - found, 0, 0
     for index in range(found):
@@ -416,14 +442,14 @@ def _greatest(table, most):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _repeated_words(words, ends, length, short, sieve, suspects, table, row):  # type: ignore[no-untyped-def]
+def _repeated_words(words, ends, length, short, sieve, places, suspects, table, row):  # type: ignore[no-untyped-def]
     """The n-gram of `short` words that covers most, and occurrences of those of `length` words that repeat.
 
     A long n-gram repeats only where every short one in it does, so only those are looked up.
     """
     size = row[_WORDS]
     power = _power(short)
-    found = _sift(words, max(size - short + 1, 0), short, power, sieve, suspects)
+    found = _sift(words, max(size - short + 1, 0), short, power, sieve, places, suspects)
     shift = _clear(table, found)
     most = 0
     for index in range(found):

@@ -186,16 +186,16 @@ def read_columns(work: Path, number: int, names: list[str]) -> dict[str, Column]
 
 def read_texts(work: Path, number: int) -> Any:
     """The texts of a chunk's documents as an Arrow column."""
-    return _read_arrow(work, number, ["text"]).column("text")
+    return _read_arrow(work, number, ["text"], whole=False).column("text")
 
 
-def _read_arrow(work: Path, number: int, names: list[str] | None) -> Any:
+def _read_arrow(work: Path, number: int, names: list[str] | None, whole: bool = True) -> Any:
     path = chunk_folder(work, number) / DOCUMENTS
     try:
         with pa.memory_map(str(path)) as file:  # what is not looked at is not read
             table = pa.ipc.open_file(file).read_all()
         table = table if names is None else table.select(names)
-        table.validate(full=True)  # offsets within the text, UTF-8: the compiled functions look at neither
+        table.validate(full=whole)  # offsets within the text, UTF-8: the compiled functions look at neither
         return table
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: damaged work file ({error}); delete {work} and run the data stage again") from None

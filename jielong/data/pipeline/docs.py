@@ -57,7 +57,8 @@ class Docs:
         self.columns = {} if columns is None else columns
         self._strings: list[str] | None = texts if isinstance(texts, list) else None
         self._encoded: tuple[Bytes, Offsets] | None = None if isinstance(texts, list) else texts
-        self._newer: dict[int, bytes] = {}  # rows whose bytes are older than their strings: what these are in bytes
+        self._rows: NDArray[np.int64] | None = None  # which texts of the bytes these are; none: all, in order
+        self._newer: dict[int, bytes] = {}  # by row, what is newer than those bytes
         self._lengths = lengths
 
     def __len__(self) -> int:
@@ -67,8 +68,7 @@ class Docs:
     def texts(self) -> list[str]:
         """The texts as strings. Changed only through `replace`."""
         if self._strings is None:
-            assert self._encoded is not None
-            data, offsets = self._encoded
+            data, offsets = self.encoded()
             view = data.data
             self._strings = [str(view[start:end], "utf-8") for start, end in pairwise(offsets.tolist())]
         return self._strings
@@ -77,8 +77,7 @@ class Docs:
         """One text."""
         if self._strings is not None:
             return self._strings[row]
-        assert self._encoded is not None
-        data, offsets = self._encoded
+        data, offsets = self.encoded()
         return str(data.data[int(offsets[row]) : int(offsets[row + 1])], "utf-8")
 
     def head(self, row: int) -> bytes:
@@ -92,9 +91,9 @@ class Docs:
         if self._encoded is None:
             assert self._strings is not None
             self._encoded = encode(self._strings)
-        elif self._newer:
-            self._gather(np.arange(len(self)), self._newer)
-        self._newer = {}
+        elif self._rows is not None or self._newer:
+            self._gather(np.arange(len(self)) if self._rows is None else self._rows)
+        self._rows, self._newer = None, {}
         return self._encoded
 
     def lengths(self) -> NDArray[np.int32]:
@@ -116,34 +115,30 @@ class Docs:
         if self._strings is not None:
             for row, text in texts.items():
                 self._strings[row] = text
-            self._newer.update(zip(texts, parts, strict=True))
-        else:
-            self._gather(np.arange(len(self)), dict(zip(texts, parts, strict=True)))
+        self._newer.update(zip(texts, parts, strict=True))
         return parts
 
     def take(self, rows: NDArray[np.int64]) -> Docs:
-        """Some rows, in the given order."""
+        """Some rows, in the given order. Bytes are put together only when they are asked for."""
         if len(rows) == len(self) and (rows == np.arange(len(self))).all():
             return self
         columns = {name: values[rows] for name, values in self.columns.items()}
-        if self._encoded is None:
-            assert self._strings is not None
-            taken = Docs([self._strings[row] for row in rows.tolist()], self.places[rows], columns)
-        else:
-            taken = Docs(self._encoded, self.places[rows], columns)
-            taken._gather(rows, self._newer and {at: self._newer[row] for at, row in enumerate(rows.tolist()) if row in self._newer})
-            if self._strings is not None:
-                taken._strings = [self._strings[row] for row in rows.tolist()]
+        taken = Docs([], self.places[rows], columns)
+        taken._strings = None if self._strings is None else [self._strings[row] for row in rows.tolist()]
         taken._lengths = None if self._lengths is None else self._lengths[rows]
+        if self._encoded is not None:
+            taken._encoded, taken._rows = self._encoded, rows if self._rows is None else self._rows[rows]
+            if self._newer:
+                taken._newer = {at: self._newer[row] for at, row in enumerate(rows.tolist()) if row in self._newer}
         return taken
 
-    def _gather(self, rows: NDArray[np.int64], other: dict[int, bytes]) -> None:
-        """Put the bytes of some rows together, of `other` where it has them."""
+    def _gather(self, rows: NDArray[np.int64]) -> None:
+        """Put the bytes of some rows together, newer ones where there are any."""
         assert self._encoded is not None
         data, offsets = self._encoded
         view, starts, ends = data.data, offsets[:-1][rows].tolist(), offsets[1:][rows].tolist()
         parts: list[Any] = [view[start:end] for start, end in zip(starts, ends, strict=True)]
-        for row, replaced in other.items():
+        for row, replaced in self._newer.items():
             parts[row] = replaced
         self._encoded = joined(parts)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -56,6 +57,16 @@ def test_signatures_agree_with_their_twin(texts: list[str]) -> None:
             assert equal == (bands[row] == bands[other]).tolist()
 
 
+def test_signatures_at_the_edges_of_blocks_and_with_odd_numbers_of_functions() -> None:
+    random, alphabet = np.random.default_rng(2), "".join(map(chr, range(0x4E00, 0x4E80)))
+    for size in (1, 4, 5, 6, prints.PAD + 3, prints.PAD + 4, prints.PAD + 5, 1027, 1028, 1029, 2100):
+        text = "".join(random.choice(list(alphabet), size))
+        for permutations in (1, 3, 6):
+            lows, _ = prints.signatures(*prints.normalise(*encode([text])), 5, permutations, 1, 1)
+            least = prints.signature_plain(prints.normalise_plain(text), 5, permutations)
+            assert lows[0].tolist() == [prints.mix_plain(value) & 0xFF for value in least], (size, permutations)
+
+
 def test_the_share_of_equal_bytes_is_the_similarity() -> None:
     """Sets A = 600 and B = 600 n-grams with 500 in common: Jaccard 500 / 700 = 0.714; of 512 functions so many agree."""
     random = np.random.default_rng(1)
@@ -75,7 +86,10 @@ def test_fewer_functions_are_the_first_of_more() -> None:
 @given(st.lists(st.text(st.sampled_from("中文字ab 1，\n\U00020000"), max_size=40), max_size=5), st.integers(0, 4))
 def test_unit_hashes_agree_with_their_twin(texts: list[str], min_han: int) -> None:
     salt = np.arange(len(texts), dtype=np.int64)
-    hashes, starts = prints.unit_hashes(*encode(texts), min_han, salt)
+    counts = np.zeros(0x110000, np.int32)
+    hashes, starts = prints.unit_hashes(*encode(texts), min_han, salt, counts)
+    assert {chr(code): counts[code] for code in np.flatnonzero(counts)} == Counter("".join(texts))
+    assert (prints.unit_hashes(*encode(texts), min_han, salt)[0] == hashes).all()
     found = [hashes[start:end].tolist() for start, end in pairwise(starts)]
     assert found == [prints.unit_hashes_plain(text, min_han, n) for n, text in enumerate(texts)]
 

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jielong.data.cleaning.scan import encode
 from jielong.data.pipeline.docs import PLACE, Docs, Raw
@@ -44,3 +48,40 @@ def test_raw_becomes_docs() -> None:
     raw = Raw(0, (1, 0), ["甲"], [(0, 0, 5, 0)])
     assert Docs.of(raw).places["line"].tolist() == [5]
     assert len(Docs.of(Raw(0, (0, 0)))) == 0
+
+
+ROWS = st.lists(st.integers(0, 3), max_size=5).map(sorted)
+CHANGES = st.lists(
+    st.one_of(
+        st.tuples(st.just("replace"), st.dictionaries(st.integers(0, 3), st.text("甲b𠀀\n", max_size=3))),
+        st.tuples(st.just("take"), ROWS),
+        st.tuples(st.sampled_from(["texts", "encoded", "lengths"]), st.none()),
+    ),
+    max_size=8,
+)
+
+
+@given(st.sampled_from(["strings", "bytes"]), CHANGES)
+def test_whatever_happens_both_forms_and_the_lengths_agree(form: str, changes: list[tuple[str, Any]]) -> None:
+    some, plain = docs(form), list(TEXTS)
+    for what, value in changes:
+        if what == "replace":
+            new = {row: text for row, text in value.items() if row < len(plain)}
+            before = some.lengths().copy() if some._lengths is not None else None
+            given_away = some._lengths
+            assert some.replace(new) == [text.encode() for text in new.values()]
+            assert before is None or (given_away == before).all(), "lengths that were given away do not change"
+            for row, text in new.items():
+                plain[row] = text
+        elif what == "take":
+            rows = [row for row in value if row < len(plain)]
+            some, plain = some.take(np.array(rows, np.int64)), [plain[row] for row in rows]
+        elif what == "texts":
+            assert some.texts == plain
+        elif what == "encoded":
+            assert some.encoded()[0].tobytes() == "".join(plain).encode()
+        else:
+            assert some.lengths().tolist() == list(map(len, plain))
+    assert some.texts == plain and [some.text(row) for row in range(len(plain))] == plain
+    assert [values.tobytes() for values in some.encoded()] == [values.tobytes() for values in encode(plain)]
+    assert some.lengths().tolist() == list(map(len, plain)) and some.lengths().dtype == np.int32

@@ -278,7 +278,7 @@ def test_a_run_folder_is_not_a_corpus(tmp_path: Path) -> None:
 VALUES = (POEM, "", " \u3000\n", "a\x00b", "\\u0000", "\\", "\U00020000", None, 5, ["a"])  # U+3000 ideographic space
 
 
-@pytest.mark.parametrize("text_field", [None, "text", "正文", ""])
+@pytest.mark.parametrize("text_field", [None, "text", "正文", "other"])
 def test_the_short_way_of_good_lines_gives_what_the_judge_gives(tmp_path: Path, text_field: str | None) -> None:
     rows: list[Any] = [{name: value} for name in ("text", "正文", "", "other") for value in VALUES]
     rows += [{"other": "\x00", "text": POEM}, {"正文": NIGHT, "text": POEM}, {"正文": NIGHT, "text": None}, [POEM]]
