@@ -350,11 +350,13 @@ class Summary:
 
     def _characters(self) -> dict[str, Any]:
         """Which characters the kept text is made of; the frequent ones are the first level of GB2312."""
-        counts: Counter[int] = Counter()
+        counts = np.zeros(0x110000, np.int64)
         last = Path(self.setting.folders[-1])
         for number in finished(last):
-            counts.update(dict(np.asarray(array(last, number, "characters")).tolist()))
-        han = {code: count for code, count in counts.items() if is_han(code)}
+            found = np.asarray(array(last, number, "characters"))
+            counts[found[:, 0]] += found[:, 1]
+        seen = np.flatnonzero(counts)
+        han = {code: count for code, count in zip(seen.tolist(), counts[seen].tolist(), strict=True) if is_han(code)}
         ranked = sorted(han.items(), key=lambda item: (-item[1], item[0]))
         total, shares = sum(han.values()), np.cumsum([count for _, count in ranked])
         level_one, known = gb2312(range(0xB0, 0xD8)), set(gb2312(range(0xB0, 0xF8)))
