@@ -149,6 +149,13 @@ def test_stage_commands_run_what_they_need(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_known_corpora_are_listed(tmp_path: Path) -> None:
+    out, _ = jielong("data", "presets", cwd=tmp_path)
+    assert "wudao  WuDaoCorpora" in out and "https://" in out
+    rows = as_json(jielong("data", "presets", "--json", cwd=tmp_path)[0])["presets"]
+    assert {"seq-monkey", "skypile-150b", "mnbvc"} <= {row["name"] for row in rows}
+
+
 def test_new_then_run_on_own_data(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "my" / "a.jsonl", texts(60))
     out, _ = jielong("new", "mine", "--data", "my/*.jsonl", cwd=tmp_path)
