@@ -21,8 +21,7 @@ then. What the first run of all costs us, with an empty cache, is measured once.
 MB are 10^6 bytes of text in UTF-8, JSON not counted. Memory is the sum over the processes of a run, sampled every 50 ms: the
 proportional set size (shared pages count once) whenever the resident size reaches a new peak.
 
-What each step costs is measured in one process with timers that this script puts around the functions of the package;
-a row is the time spent in it without the rows that it calls.
+What each step costs: one process, timers around the package's functions; a row leaves out the time of the rows it calls.
 """
 
 from __future__ import annotations
@@ -315,7 +314,7 @@ def timers() -> Stopwatch:
     read = stage.Reader.__iter__
     setattr(stage.Reader, "__iter__", lambda reader: watch.each(read(reader), "read"))  # noqa: B010
     watch.around(passes.Worker, "_from_raw _text_steps do", "between the steps")
-    watch.around(Scanner, "flags_of", "scan for what cleaners look for")
+    watch.around(Scanner, "flags", "scan for what cleaners look for")
     watch.around(passes.Worker, "_clean", lambda worker, docs, flags, chosen, step, *_: worker.plan.labels[step])
     watch.around(Cleaners, "columns", "measure")
     watch.around(fingerprints, "normalise", "exact, near: letters and digits")
@@ -367,8 +366,7 @@ def table_of(runs: dict[tuple[str, int], list[dict[str, Any]]], starts: dict[tup
             "start_up_seconds": start, "megabytes_per_second_without_start_up": without,
             "ratio": statistics.median(rates) / statistics.median(peer), "ratio_range": [min(ratios), max(ratios)],
             "peak_megabytes": max(run["peak_megabytes"] for run in found),
-            "kept": found[0]["kept_megabytes"] / found[0]["megabytes"], "runs": found,
-        }  # fmt: skip
+            "kept": found[0]["kept_megabytes"] / found[0]["megabytes"], "runs": found}  # fmt: skip
         rows.append(row)
         print(f"{side:34} {processes:>5} {row['megabytes']:>6.1f} {row['megabytes_per_second']:>7.2f} "
               f"{f'{min(rates):.2f}..{max(rates):.2f}':>13} {start:>7.2f} s "

@@ -99,6 +99,10 @@ def run_stages(
     the same call finishes an upload that was broken off.
     """
     if publish is not None:
+        if not storage.is_url(publish):
+            raise InputError(
+                f"--to: not a URL, got {publish!r}; give s3://bucket/folder, or file:///folder for this machine"
+            )
         storage.reach(publish)  # a driver that is missing is said before anything is made
     with run.lock():
         fingerprints: dict[str, str] = {}

@@ -206,6 +206,8 @@ def test_check_writes_clean_copies_and_rejects(tmp_path: Path) -> None:
         (["generate", "mini", "--prompt", "x", "--seed", "99999999999999999999"], "infer.seed: out of bounds"),
         (["run", "mini.toml", "--set", "train.epochs=inf"], "must be a finite number"),
         (["run", "mini.toml", "--data", ""], "an empty path was given"),
+        (["data", "mini.toml", "--to", "s3"], "--to: not a URL, got 's3'"),
+        (["data", "mini.toml", "--engine", "spark"], "data.engine: not one of the choices"),
         (["run", "mini.toml", "--set", "train.tokens=99999999999999999999"], "train.tokens: too large for a 64-bit number"),
         (["run", "x" * 300], "cannot be used"),
         (["run", "~nobody-here/x.toml"], "~ of a user that does not exist"),

@@ -68,7 +68,9 @@ def inputs(config: Config, folder: Path) -> list[tuple[str, AnyFile]]:
     for number, step in enumerate(config.steps):
         for file in step.files():
             if not file.is_file():
-                raise InputError(f"data.steps.{number}: no such file, got {file}; give a list of words, one a line")
+                raise InputError(
+                    f"data.steps.{number}: no such file, got {file}; check the path, relative to the recipe"
+                )
             files.append((f"steps/{file.name}", file))
     return files
 

@@ -83,10 +83,6 @@ class Scanner:
         found |= np.uint32(self._always)
         return found
 
-    def flags_of(self, texts: list[str]) -> NDArray[np.uint32]:
-        """The same for strings."""
-        return self.flags(*encode(texts))
-
 
 class WordSearch:
     """Where any of some words begins in a text: a look-up of each pair of neighbours, then the words that begin with it.
