@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from jielong.data.measuring.columns import COLUMNS
 from jielong.data.measuring.filters import rules_of
 from jielong.data.measuring.terms import Group
 from jielong.data.reading.presets import PRESETS
-from jielong.data.steps import PATH_FIELDS, STANDARD, AnyStep, Augment, Filter, Measure
+from jielong.data.steps import PATH_FIELDS, STANDARD, Annotate, AnyStep, Augment, Filter, Measure
 from jielong.recipe import Section, absolute, harmless
 
 MAX_STEPS = 32  # the bits that tell which documents need which step
@@ -126,7 +127,7 @@ class Config(Section):
         groups = [group.name for group in self.balance]
         if twice := sorted({name for name in groups if groups.count(name) > 1}):
             raise ValueError(f"balance: two groups have the same name, got {', '.join(twice)}; give each its own name")
-        problem = columns_problem(self.steps) or _augment_problem(self.steps)
+        problem = columns_problem(self.steps) or _order_problem(self.steps)
         if problem:
             raise ValueError(problem)
         return self
@@ -141,11 +142,16 @@ def trusted(step: AnyStep) -> tuple[str, ...]:
     return step.trusted if isinstance(step, Measure) else ()
 
 
-def _augment_problem(steps: tuple[AnyStep, ...]) -> str | None:
-    """Copies are made of what is finished."""
-    kinds = [isinstance(step, Augment) for step in steps]
-    if kinds != sorted(kinds):
-        return f"steps.{kinds.index(True)}: augment stands before other steps; put it behind all of them"
+def _order_problem(steps: tuple[AnyStep, ...]) -> str | None:
+    """Words are told of what is finished, once, and then copies are made of it."""
+    kinds = [2 if isinstance(step, Augment) else int(isinstance(step, Annotate)) for step in steps]
+    for number, (kind, after) in enumerate(pairwise(kinds)):
+        if kind > after and kind == 2:
+            return f"steps.{number}: augment stands before other steps; put it behind all of them"
+        if kind > after:
+            return f"steps.{number}: annotate stands before other steps; put it behind all of them but augment"
+        if kind == after == 1:
+            return f"steps.{number + 1}: annotate stands there twice; take one of them out"
     return None
 
 

@@ -1,7 +1,8 @@
 """The Parquet formats of the data stage: documents, and rejects that carry the rule and the place as well.
 
 Documents are `id, text, source, meta`; `id` is the xxh3_128 of the UTF-8 text in hex, `meta` a JSON string with the file
-and the line the text came from. Rejects have the same columns and `stage, rule, detail, file, line`.
+and the line the text came from. Behind these stand `text_len` and what the steps measure and annotate add. Rejects have the
+first four and `stage, rule, detail, file, line`.
 
 Files are numbered (`train-00000.parquet`), compressed with zstd, and made of row groups of about ROW_GROUP_BYTES of text,
 which bounds the memory of the writer and of every reader. The same rows give the same bytes.

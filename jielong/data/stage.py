@@ -124,8 +124,9 @@ def last_hash(plan: Plan, config: Config, context: StageContext, before: str) ->
     """What determines the files of the last pass."""
     fractions = [config.validation_fraction, *(source.validation_fraction for source in config.sources)]
     groups = [group.model_dump(mode="json") for group in config.balance]
-    copies = [[plan.labels[number], step_values(plan.steps[number])] for number in plan.copying]
-    return hash_json([before, context.seed, fractions, groups, copies])
+    behind = [[plan.labels[number], step_values(plan.steps[number])] for number in plan.behind]
+    files = [[row["label"], row["xxh3_128"]] for row in plan.divided(context.inputs)[1]]
+    return hash_json([before, context.seed, fractions, groups, behind, files])
 
 
 def crew_of(engine: str, setting: Setting, processes: int) -> Crew | RayCrew:
@@ -334,7 +335,7 @@ def _perplexity_models(
         from jielong.data.measuring import perplexity
 
         before = [step_values(other) for other in plan.steps[: number + 1]]
-        inputs = [[row["label"], row["xxh3_128"]] for row in context.inputs]
+        inputs = [[row["label"], row["xxh3_128"]] for row in plan.divided(context.inputs)[0]]
         sources = [
             source.model_dump(mode="json", include={"name", "text_field", "document", "encoding"})
             for source in config.sources

@@ -7,6 +7,8 @@ A recipe's list reads top to bottom. Steps of three sorts stand in it:
 - *column* steps decide from the columns that measure made: filter;
 - *corpus* steps decide with all documents in view: exact, near, lines.
 
+Behind all of them stand those that work on finished documents: annotate, then augment.
+
 Every step can be confined to some sources (`sources`) or kept away from some (`except_sources`).
 """
 
@@ -309,6 +311,38 @@ class Lines(Step):
     )
 
 
+class Annotate(Step):
+    """Words and parts of speech as columns (needs the extra `data`: rjieba). Stands behind all other steps but augment."""
+
+    step: Literal["annotate"]
+    words: bool = Field(True, description="a column `words`: the words of the text in order; joined they are the text")
+    pos: bool = Field(
+        True, description="a column `pos`: the part of speech of each word, in ICTCLAS's tags as jieba gives them"
+    )
+    dictionary: str | None = Field(
+        None,
+        description="UTF-8 file of your own words, one a line: word, then frequency and tag if you like; relative to the "
+        "recipe's folder",
+        min_length=1,
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Annotate:
+        if not (self.words or self.pos):
+            raise ValueError("words: both columns are off, got words = false and pos = false; leave the step out")
+        return self
+
+    def placed_step(self, folder: Path) -> Annotate:
+        """With the path of the list made absolute."""
+        if self.dictionary is None:
+            return self
+        return self.model_copy(update={"dictionary": absolute(self.dictionary, folder)})
+
+    def files(self) -> list[Path]:
+        """The list, if there is one."""
+        return [] if self.dictionary is None else [Path(self.dictionary)]
+
+
 class Augment(Step):
     """Changed copies of training documents, marked in their meta. Stands behind all other steps."""
 
@@ -347,7 +381,7 @@ class Augment(Step):
 
 AnyStep = Annotated[
     Markup | Characters | Simplify | Whitespace | Repeats | Adverts | PersonalData | FlaggedWords | Decontaminate | Split
-    | Measure | Filter | Exact | Near | Fragments | Lines | Augment,
+    | Measure | Filter | Exact | Near | Fragments | Lines | Annotate | Augment,
     Field(discriminator="step"),
 ]  # fmt: skip
 TEXT_STEPS = (
@@ -367,7 +401,8 @@ STANDARD: tuple[AnyStep, ...] = (
     Near(step="near"),
     Lines(step="lines"),
 )
-PATH_FIELDS = ("file", "flagged_words_file", "against", "listing")  # places of files, whose content is what counts
+# places of files, whose content is what counts
+PATH_FIELDS = ("file", "flagged_words_file", "against", "listing", "dictionary")
 
 
 def labels(steps: tuple[AnyStep, ...]) -> list[str]:

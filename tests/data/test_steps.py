@@ -23,7 +23,7 @@ def test_labels_are_unique() -> None:
 
 def test_every_step_can_be_written_by_its_kind() -> None:
     every = get_args(get_args(AnyStep)[0])
-    assert len(every) == 17 and set(TEXT_STEPS) < set(every)
+    assert len(every) == 18 and set(TEXT_STEPS) < set(every)
     for kind in every:
         name = kind.model_fields["step"].annotation.__args__[0]
         needed = {

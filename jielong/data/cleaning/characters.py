@@ -25,6 +25,7 @@ import re
 import unicodedata
 from collections import Counter
 from functools import lru_cache
+from itertools import compress
 
 import numpy as np
 
@@ -254,12 +255,14 @@ def _chinese_punctuation(text: str, edits: Counter[str]) -> str:
 def uncomposed_characters() -> frozenset[str]:
     """Characters one of which stands in every text that is not in NFC: marks, second parts of a composition, singletons."""
     found: set[str] = set()
-    for code in [*range(0x300, 0xAC00), *range(0xF900, 0x1F000), *range(0x2F800, 0x2FA20)]:
-        character = chr(code)
-        if unicodedata.combining(character) or not unicodedata.is_normalized("NFC", character):
-            found.add(character)
-        parts = unicodedata.decomposition(character).split()
-        if len(parts) == 2 and not parts[0].startswith("<"):
-            found.add(chr(int(parts[1], 16)))
+    every = list(map(chr, [*range(0x300, 0xAC00), *range(0xF900, 0x1F000), *range(0x2F800, 0x2FA20)]))
+    found.update(compress(every, map(unicodedata.combining, every)))
+    for character, decomposition in zip(every, map(unicodedata.decomposition, every), strict=True):
+        if decomposition:
+            parts = decomposition.split()
+            if len(parts) == 2 and parts[0][0] != "<":
+                found.add(chr(int(parts[1], 16)))
+            if not unicodedata.is_normalized("NFC", character):  # what is not has a decomposition
+                found.add(character)
     found |= {chr(code) for code in [*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)]}  # Hangul vowels and finals
     return frozenset(found)

@@ -99,7 +99,8 @@ def categories() -> NDArray[np.uint8]:
     place = {name: index for index, name in enumerate(CATEGORIES)}
     found = np.full(sys.maxunicode + 1, place["Cn"], np.uint8)
     for first, last in ((0, 0x33FFF), (0xE0000, 0xE0FFF)):  # all that Unicode has assigned, or soon will
-        found[first : last + 1] = [place[unicodedata.category(chr(code))] for code in range(first, last + 1)]
+        names = map(unicodedata.category, map(chr, range(first, last + 1)))
+        found[first : last + 1] = np.fromiter(map(place.__getitem__, names), np.uint8, last + 1 - first)
     for first in (0xF0000, 0x100000):
         found[first : first + 0xFFFE] = place["Co"]
     return found
@@ -108,8 +109,7 @@ def categories() -> NDArray[np.uint8]:
 def having_category(*names: str) -> NDArray[np.bool_]:
     """Which code points have one of these categories; one letter stands for all that begin with it."""
     wanted = np.array([name.startswith(names) for name in CATEGORIES])
-    found: NDArray[np.bool_] = wanted[categories()]
-    return found
+    return np.take(wanted, categories())
 
 
 @functools.cache
@@ -145,19 +145,17 @@ def classes() -> Classes:
     }
     flags = script.astype(np.int64) << SCRIPT_SHIFT
     for bit, mask in masks.items():
-        flags += mask * np.int64(bit)
+        flags[mask] |= bit
     return Classes(*numbered(flags))
 
 
 def numbered(flags: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The distinct values, ascending, and for each value its number among them: np.unique for few distinct values."""
-    seen: set[int] = set(flags[:0x34000].tolist()) | set(flags[0x34000::0x10].tolist()) | set(flags[0xE0000:].tolist())
-    distinct = np.array(sorted(seen), np.int64)
-    of = np.full(len(flags), np.searchsorted(distinct, flags[0x40000]), np.uint8)  # planes 4 to 13 hold nothing
-    for part in (slice(0, 0x34000), slice(0xE0000, None)):
-        of[part] = np.searchsorted(distinct, flags[part])
-    assert len(distinct) <= 256 and (distinct[of] == flags).all()
-    return of, distinct
+    """The distinct values, ascending, and for each value its number among them: np.unique for small values."""
+    distinct = np.flatnonzero(np.bincount(flags))
+    assert len(distinct) <= 256
+    number = np.zeros(distinct[-1] + 1, np.uint8)
+    number[distinct] = np.arange(len(distinct))
+    return np.take(number, flags), distinct
 
 
 def _members(chars: str | frozenset[str]) -> NDArray[np.bool_]:

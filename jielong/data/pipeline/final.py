@@ -18,16 +18,26 @@ import orjson
 import xxhash
 from numpy.typing import NDArray
 
+from jielong.data.annotating import LEAVES, annotator
 from jielong.data.augmenting import Augmenter
 from jielong.data.compiled import kernel
 from jielong.data.deduplicating.fingerprints import unit_hashes
 from jielong.data.documents import DOCUMENT_SCHEMA, LEVEL, REJECT_SCHEMA, text_id
 from jielong.data.measuring.balance import Counter as BalanceCounter
 from jielong.data.measuring.columns import COLUMNS
-from jielong.data.pipeline.chunks import Reject, chunk_folder, column_array, pa, read_parquet, text_array, write_table
+from jielong.data.pipeline.chunks import (
+    Reject,
+    chunk_folder,
+    column_array,
+    pa,
+    read_parquet,
+    string_array,
+    text_array,
+    write_table,
+)
 from jielong.data.pipeline.docs import Docs
 from jielong.data.pipeline.recorder import REPEATED, Recorder, histogram
-from jielong.data.steps import Augment
+from jielong.data.steps import Annotate, Augment
 
 if TYPE_CHECKING:
     from jielong.data.pipeline.passes import Setting, Task
@@ -45,7 +55,7 @@ def write_final(folder: Path, docs: Docs, task: Task, setting: Setting, recorder
     data, offsets = docs.encoded()
     encoded = [data.data[start:end] for start, end in pairwise(offsets.tolist())]
     splits = [xxhash.xxh3_64_intdigest(data, setting.seed) for data in encoded]
-    table = _documents(docs, encoded, setting)
+    table = _annotated(_documents(docs, encoded, setting), docs, chars, setting, recorder)
     thresholds = [round(fraction * 2**64) for fraction in setting.validation_fractions]
     sources = docs.places["source"].tolist()
     held = np.array([split < thresholds[source] for split, source in zip(splits, sources, strict=True)], np.bool_)
@@ -54,11 +64,11 @@ def write_final(folder: Path, docs: Docs, task: Task, setting: Setting, recorder
     write_table(folder / "rejects.parquet", pa.concat_tables(rejects), LEVEL, ("source", "stage", "rule", "file"))
     recorder.leave(HOLD_OUT, docs.places["source"], chars)
     copies = _copies(docs, ~held, setting, recorder)
-    train = table.filter(pa.array(~held))
+    train = table.filter(column_array(~held))
     if copies:
         train = pa.concat_tables([train, _table_of_copies(copies, setting, table.schema)])
-    write_table(folder / "train.parquet", train, LEVEL, ("source",))
-    write_table(folder / "validation.parquet", table.filter(pa.array(held)), LEVEL, ("source",))
+    write_table(folder / "train.parquet", train, LEVEL, ("source", *LEAVES))
+    write_table(folder / "validation.parquet", table.filter(column_array(held)), LEVEL, ("source", *LEAVES))
     found = {"final": _figures(docs, encoded, splits, held, setting, copies)}
     characters = np.zeros(CODE_POINTS, np.int32)
     found["final"]["repeated"] = repeated_lines(docs, characters)
@@ -120,7 +130,7 @@ def _table_of_copies(copies: list[Copy], setting: Setting, schema: Any) -> Any:
         "meta": meta,
     }
     rest = {field.name: pa.nulls(len(copies), field.type) for field in schema if field.name not in columns}
-    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()} | rest, schema=schema)
+    return pa.table({name: string_array(values) for name, values in columns.items()} | rest, schema=schema)
 
 
 def _documents(docs: Docs, encoded: list[memoryview], setting: Setting) -> Any:
@@ -131,14 +141,30 @@ def _documents(docs: Docs, encoded: list[memoryview], setting: Setting) -> Any:
         for _, file, line, part in places
     ]
     columns = {
-        "id": pa.array([text_id(data) for data in encoded], pa.string()),
+        "id": string_array([text_id(data) for data in encoded]),
         "text": text_array(docs),
-        "source": pa.array([setting.sources[place[0]] for place in places], pa.string()),
-        "meta": pa.array(meta, pa.string()),
+        "source": string_array([setting.sources[place[0]] for place in places]),
+        "meta": string_array(meta),
     }
     assert list(columns) == DOCUMENT_SCHEMA.names
     measured = {name: docs.columns[name] for name in COLUMNS if name in docs.columns}
     return pa.table(columns | {name: column_array(values) for name, values in measured.items()})
+
+
+def _annotated(table: Any, docs: Docs, chars: int, setting: Setting, recorder: Recorder) -> Any:
+    """The documents with the columns of the step annotate, null where it does not work on a source."""
+    number = setting.plan.annotating
+    if number is None:
+        return table
+    label, step, sources = setting.plan.labels[number], setting.plan.steps[number], docs.places["source"]
+    assert isinstance(step, Annotate)
+    recorder.enter(label, sources, chars)
+    works = [setting.plan.applies(number, name) for name in setting.sources]
+    texts = (docs.text(row) if works[source] else None for row, source in enumerate(sources.tolist()))
+    for name, column in annotator(step).columns(texts).items():
+        table = table.append_column(name, column)
+    recorder.leave(label, sources, chars)
+    return table
 
 
 def _rejects(rejects: list[Reject], setting: Setting) -> Any:
@@ -146,7 +172,7 @@ def _rejects(rejects: list[Reject], setting: Setting) -> Any:
     for row in rejects:
         source, file, line, part = row.place.tolist()
         _add(rows, row.text, (source, file, line, part), (row.step, row.rule, row.detail), setting)
-    return pa.table(rows, schema=REJECT_SCHEMA)
+    return _table_of_rejects(rows)
 
 
 def _rejects_of_pass(work: Path, number: int, setting: Setting) -> Any:
@@ -154,7 +180,13 @@ def _rejects_of_pass(work: Path, number: int, setting: Setting) -> Any:
     for row in read_parquet(chunk_folder(work, number) / "rejects.parquet").to_pylist():
         place = (row["source"], row["file"], row["line"], row["part"])
         _add(rows, row["text"], place, (row["step"], row["rule"], row["detail"]), setting)
-    return pa.table(rows, schema=REJECT_SCHEMA)
+    return _table_of_rejects(rows)
+
+
+def _table_of_rejects(rows: dict[str, list[Any]]) -> Any:
+    line = column_array(np.array(rows["line"], np.int64))
+    columns = {name: line if name == "line" else string_array(values) for name, values in rows.items()}
+    return pa.table(columns, schema=REJECT_SCHEMA)
 
 
 def _add(

@@ -7,8 +7,9 @@ changing it measures nothing again. So a pass is some text steps, and then the d
     markup characters whitespace ... measure | filter exact near lines || split ...
     -------- text steps: pass 1 ------------   ---- decisions --------    pass 2 carries them out and goes on
 
-The last pass writes the documents. Its decisions are none: what is left of the list after them is nothing. `lines` changes the
-text when it is carried out, as `fragments` does, so decisions after it wait for the next pass.
+The last pass writes the documents. Its decisions are none: what is left of the list after them is nothing but `annotate` and
+`augment`, which look at what is written, so that changing them or their files makes that pass again and no other. `lines`
+changes the text when it is carried out, as `fragments` does, so decisions after it wait for the next pass.
 
 Each pass but the last is kept in the run folder under a hash of everything that determines it, and found again there.
 """
@@ -20,7 +21,18 @@ from typing import Any
 
 from jielong import __version__
 from jielong.data.config import Config
-from jielong.data.steps import PATH_FIELDS, TEXT_STEPS, AnyStep, Augment, Exact, Fragments, Lines, Near, labels
+from jielong.data.steps import (
+    PATH_FIELDS,
+    TEXT_STEPS,
+    Annotate,
+    AnyStep,
+    Augment,
+    Exact,
+    Fragments,
+    Lines,
+    Near,
+    labels,
+)
 from jielong.runs import hash_json
 
 FORMAT = 2  # of what the stage makes and keeps: raise it when the same recipe gives something else
@@ -42,18 +54,30 @@ class Plan:
     labels: tuple[str, ...]
     passes: tuple[Pass, ...]  # the last one writes the documents
     copying: tuple[int, ...] = ()  # the augment steps, which the last pass takes after everything else
+    annotating: int | None = None  # the annotate step, which stands before them
 
     def applies(self, step: int, source: str) -> bool:
         """Whether a step works on the documents of a source."""
         chosen = self.steps[step]
         return source not in chosen.except_sources and (not chosen.sources or source in chosen.sources)
 
+    @property
+    def behind(self) -> tuple[int, ...]:
+        """The steps at the end of the list that belong to no pass: annotate, then augment."""
+        return (() if self.annotating is None else (self.annotating,)) + self.copying
+
+    def divided(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The files that a run reads, without those of the steps `behind`; and those, which are the last of them."""
+        at = len(inputs) - sum(len(self.steps[number].files()) for number in self.behind)
+        return inputs[: max(at, 0)], inputs[max(at, 0) :]
+
 
 def make_plan(steps: tuple[AnyStep, ...]) -> Plan:
     """Cut the list into passes."""
     passes: list[tuple[list[int], list[int]]] = [([], [])]
     copying = tuple(number for number, step in enumerate(steps) if isinstance(step, Augment))
-    for number, step in enumerate(steps[: len(steps) - len(copying)]):
+    annotating = next((number for number, step in enumerate(steps) if isinstance(step, Annotate)), None)
+    for number, step in enumerate(steps[: len(steps) - len(copying) - (annotating is not None)]):
         text, decide = passes[-1]
         is_text = isinstance(step, TEXT_STEPS)
         if (is_text and decide) or (decide and isinstance(steps[decide[-1]], Lines | Fragments)):
@@ -63,7 +87,7 @@ def make_plan(steps: tuple[AnyStep, ...]) -> Plan:
     if passes[-1][1]:
         passes.append(([], []))
     made = tuple(Pass(tuple(text), tuple(decide)) for text, decide in passes)
-    return Plan(steps, tuple(labels(steps)), made, copying)
+    return Plan(steps, tuple(labels(steps)), made, copying, annotating)
 
 
 def keys_of(step: AnyStep) -> dict[str, Any]:
@@ -90,7 +114,7 @@ def fingerprints(plan: Plan, config: Config, inputs: list[dict[str, Any]]) -> li
         __version__,
         sources,
         config.chunk_megabytes,
-        [[row["label"], row["xxh3_128"]] for row in inputs],
+        [[row["label"], row["xxh3_128"]] for row in plan.divided(inputs)[0]],
     ]
     found = []
     for current in plan.passes:

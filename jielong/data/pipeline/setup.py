@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jielong.data import steps
+from jielong.data.annotating import Annotator
 from jielong.data.augmenting import Augmenter
 from jielong.data.cleaning.cleaner import Cleaner, DropDocument
 from jielong.data.cleaning.decontaminate import DecontaminateCleaner
@@ -70,6 +71,8 @@ class Cleaners:
                 self.texts[number] = cleaner
             if isinstance(step, steps.Augment):
                 Augmenter(step, 0)  # what is wrong with it is said now, not behind everything else
+            if isinstance(step, steps.Annotate):
+                Annotator(step)
             if isinstance(step, steps.Measure) and step.flagged_words_file is not None:
                 words = read_words(Path(step.flagged_words_file), "data.steps.measure.flagged_words_file")
                 self._flagged[number] = FlaggedWords(words)

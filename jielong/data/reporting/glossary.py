@@ -34,6 +34,7 @@ STEPS = {
     "near": Words("near duplicates", "近似重复"),
     "fragments": Words("mined adverts", "挖出的广告"),
     "lines": Words("lines", "重复行"),
+    "annotate": Words("annotate", "标注"),
     "augment": Words("augment", "增广"),
     "hold_out": Words("hold out", "划出验证集"),
     "split into train and validation": Words("hold out", "划出验证集"),

@@ -52,3 +52,17 @@ def test_a_threshold_changes_the_decisions_and_not_what_was_measured() -> None:
     )
     assert of(*text, {"step": "filter"}, {"step": "near"}, chunk_megabytes=1)[0][0] != first[0][0]
     assert of(*text, {"step": "filter"}, {"step": "near"}, processes=1, keep_work=False)[0][0] == first[0][0]
+
+
+def test_steps_on_finished_documents_and_their_files_belong_to_no_pass() -> None:
+    text: list[dict[str, Any]] = [{"step": "measure"}, {"step": "exact"}]
+    behind = [{"step": "annotate", "dictionary": "w.txt"}, {"step": "augment", "method": "synonyms", "file": "s.txt"}]
+    files = [{"label": f"steps/{name}.txt", "xxh3_128": name} for name in "ws"]
+    with_them, without = config(*text, *behind), config(*text)
+    plan = make_plan(with_them.steps)
+    assert plan.passes == make_plan(without.steps).passes == (Pass((0,), (1,)), Pass((), ()))
+    assert (plan.annotating, plan.copying, plan.behind) == (2, (3,), (2, 3))
+    assert plan.divided([*INPUTS, *files]) == (INPUTS, files)
+    expected = fingerprints(make_plan(without.steps), without, INPUTS)
+    assert fingerprints(plan, with_them, [*INPUTS, *files]) == expected
+    assert make_plan(config(*text, behind[1]).steps).behind == (2,) and make_plan(()).behind == ()
