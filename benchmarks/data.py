@@ -223,8 +223,9 @@ def measure_run(what: dict[str, Any], environment: dict[str, str] | None = None)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as errors:
         command = [sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(what | {"scratch": folder})]
         start = time.perf_counter()
+        usual = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, start_new_session=True, env=os.environ | (environment or {})
+            command, stdout=subprocess.PIPE, stderr=errors, start_new_session=True, env=usual | (environment or {})
         )
         memory, ended = Memory(process.pid), threading.Event()
 
