@@ -19,7 +19,7 @@ class Config(Section):
     tokens: int | None = Field(None, description="token budget; this or epochs", ge=1)
     mix: Mix | None = Field(
         None,
-        description="how much of each source is read: weights, tokens, epochs or temperature; none: all, as it lies there",
+        description="how much of each source is read: weights, tokens, epochs, temperature or phases; none: all, as it lies there",
     )
     sequence_length: int | None = Field(
         None, description="tokens in a row; none: the model's max_position_embeddings", ge=2

@@ -15,7 +15,7 @@ asked for a fresh text by giving it <eot>. A document that was cut by the end of
 positions from 0 and without its earlier part in view.
 
 With a mix (mixing.py) each source has a shuffle of its own, and the next document comes from the source that is furthest behind
-its share of the tokens.
+its share of the tokens. With phases that is the share of the phase it is in, counted from the phase's beginning.
 
 The shuffle is a Feistel network over the document numbers (4 rounds of xxh3, cycle-walking to the exact range): a
 permutation that is computed one element at a time, so memory does not grow with the corpus and a state is three numbers (with a
@@ -34,7 +34,7 @@ import xxhash
 
 from jielong.errors import ShardError
 from jielong.tokenizer.shards import Shards
-from jielong.train.mixing import Mix, furthest_behind, shares
+from jielong.train.mixing import Mix, furthest_behind, phase_shares, shares
 
 IGNORE = -100  # the label of padding in evaluation batches; the model ignores it
 FEISTEL_ROUNDS = 4
@@ -108,10 +108,20 @@ class Natural:
 class Mixed:
     """Documents by a mix: from the source that is furthest behind, in an order of its own, another one each epoch."""
 
-    def __init__(self, shards: Shards, seed: int, mix: Mix) -> None:
+    def __init__(self, shards: Shards, seed: int, mix: Mix, tokens: int | None = None) -> None:
+        """`tokens`: of the whole run, which phases are shares of."""
         available = {name: row["tokens"] for name, row in shards.by_source.items()}
         wanted = shares(mix, available)
         self.names, self._wanted = list(wanted), list(wanted.values())
+        assert tokens is not None or not mix.phases
+        self._phases = list[
+            tuple[float, list[float], list[float]]
+        ]()  # where it begins, its shares, what was due before it
+        begin, due = 0.0, [0.0] * len(self.names)
+        for part, given in phase_shares(mix, available):
+            current, size = [given.get(name, 0.0) for name in self.names], part * (tokens or 0)
+            self._phases.append((begin, current, due))
+            begin, due = begin + size, [old + size * share for old, share in zip(due, current, strict=True)]
         self._numbers = [shards.numbers_of(name) for name in self.names]
         self._seeds = [xxhash.xxh3_64_intdigest(name.encode(), seed) for name in self.names]  # not by place in the list
         bound = mix.max_epochs
@@ -123,10 +133,17 @@ class Mixed:
 
     def source(self, state: LoaderState) -> int:
         """The number of the source whose turn it is."""
-        open_ = [most is None or taken < most for (taken, _), most in zip(state.taken, self._most, strict=True)]
+        read = sum(tokens for _, tokens in state.taken)
+        _, wanted, due = next(phase for phase in reversed(self._phases) if phase[0] <= read)
+        named = [share > 0 for share in wanted]
+        open_ = [
+            there and (most is None or taken < most)
+            for there, (taken, _), most in zip(named, state.taken, self._most, strict=True)
+        ]
         if not any(open_):  # the last step's rounding up
-            open_ = [True] * len(open_)
-        return furthest_behind([tokens for _, tokens in state.taken], self._wanted, open_)
+            open_ = named
+        since = [tokens - before for (_, tokens), before in zip(state.taken, due, strict=True)]
+        return furthest_behind(since, wanted, open_)
 
     def document(self, state: LoaderState) -> int:
         """The number of the document that is read at a state."""
@@ -162,11 +179,13 @@ class PackedLoader:
         seed: int,
         state: LoaderState | None = None,
         mix: Mix | None = None,
+        tokens: int | None = None,
     ) -> None:
+        """`tokens`: of the whole run; a mix with phases needs them. Raises ShardError for a split without a document."""
         if shards.documents == 0:
             raise ShardError(f"{shards.folder}: the split {shards.split!r} holds no document; give more text")
         self.shards, self.length, self.seed = shards, sequence_length, seed
-        self.order: Natural | Mixed = Natural(shards, seed) if mix is None else Mixed(shards, seed, mix)
+        self.order: Natural | Mixed = Natural(shards, seed) if mix is None else Mixed(shards, seed, mix, tokens)
         self.state = state or self.order.first()
         # the current document is kept between rows, so a row that continues it maps nothing again
         self._held: LoaderState | None = None

@@ -208,7 +208,8 @@ def _resume(job: Job, engine: TorchEngine) -> tuple[int, PackedLoader, dict[str,
         torch.manual_seed(job.seed)
     for name in ("metrics.jsonl", "samples.jsonl"):
         keep_until(job.folder / name, step)
-    loader = PackedLoader(job.shards, job.plan.sequence_length, job.seed, state, job.config.mix)
+    whole = job.plan.total_steps * job.plan.tokens_per_step
+    loader = PackedLoader(job.shards, job.plan.sequence_length, job.seed, state, job.config.mix, whole)
     return step, loader, trainer
 
 

@@ -15,9 +15,15 @@ from jielong.tokenizer.shards import Shards, ShardWriter, write_manifest
 from jielong.train.config import Config, check_together
 from jielong.train.loader import LoaderState, Mixed, PackedLoader
 from jielong.train.loop import plan
-from jielong.train.mixing import Mix, budget, furthest_behind, most, shares
+from jielong.train.mixing import Mix, budget, furthest_behind, most, phase_shares, shares
 
 AVAILABLE = {"web": 800, "books": 100, "law": 100}
+PHASES = {
+    "phases": [
+        {"share": 3, "weights": {"web": 5, "books": 3, "law": 2}},
+        {"share": 1, "weights": {"law": 1, "books": 3}},
+    ]
+}
 
 
 def make(folder: Path, sizes: dict[str, list[int]], shard_tokens: int = 500) -> Shards:
@@ -47,6 +53,17 @@ def test_shares_by_hand() -> None:
         {"web": 0.5858, "books": 0.2071, "law": 0.2071}, abs=1e-4
     )
     assert shares(Mix(temperature=1e9), AVAILABLE) == pytest.approx(dict.fromkeys(AVAILABLE, 1 / 3))
+
+
+def test_shares_of_phases_by_hand() -> None:
+    """Three quarters of the run at 0.5, 0.3, 0.2, the last one at 0, 0.75, 0.25: books 0.225 + 0.1875."""
+    mix = Mix.model_validate(PHASES)
+    assert phase_shares(mix, AVAILABLE) == [
+        (0.75, {"web": 0.5, "books": 0.3, "law": 0.2}),
+        (0.25, {"law": 0.25, "books": 0.75}),
+    ]
+    assert shares(mix, AVAILABLE) == pytest.approx({"web": 0.375, "books": 0.4125, "law": 0.2125})
+    assert phase_shares(Mix(temperature=1), AVAILABLE) == [(1.0, {"web": 0.8, "books": 0.1, "law": 0.1})]
 
 
 def test_budgets_by_hand() -> None:
@@ -81,6 +98,20 @@ def test_five_to_three_to_two_within_one_percent(tmp_path: Path) -> None:
     assert early / early.sum() == pytest.approx([0.5, 0.3, 0.2], abs=0.02)
 
 
+def test_each_phase_has_its_own_mix_within_one_percent(tmp_path: Path) -> None:
+    shards, mix = corpus(tmp_path), Mix.model_validate(PHASES)
+    steps, tokens = 60, 8 * 64 * 60
+    loader = PackedLoader(shards, 64, seed=3, mix=mix, tokens=tokens)
+    labels = np.concatenate([loader.next_batch(8).labels.ravel() for _ in range(steps)])
+    assert isinstance(loader.order, Mixed)
+    parts = [labels[: tokens * 3 // 4 - 60], labels[tokens * 3 // 4 + 60 :]]  # but for a document at the border
+    for part, wanted in zip(parts, ([0.5, 0.3, 0.2], [0, 0.75, 0.25]), strict=True):
+        counts = np.bincount(part, minlength=4)[1:4]
+        assert counts / counts.sum() == pytest.approx(wanted, abs=0.01)
+    report = loader.order.report(loader.state)
+    assert all(row["share"] == pytest.approx(row["wanted"], abs=0.01) for row in report.values())
+
+
 def test_an_epoch_of_a_source_reads_each_document_once(tmp_path: Path) -> None:
     shards = make(tmp_path, {"a": [3, 4, 5, 6], "b": [7, 8]})
     mixed = Mixed(shards, 1, Mix(weights={"a": 1, "b": 1}))
@@ -98,18 +129,18 @@ def test_an_epoch_of_a_source_reads_each_document_once(tmp_path: Path) -> None:
     assert len({tuple(firsts[at : at + 4]) for at in range(0, 16, 4)}) > 1  # another order each time
 
 
-def test_deterministic_and_resumable(tmp_path: Path) -> None:
+@pytest.mark.parametrize("table", [{"temperature": 3}, PHASES])
+def test_deterministic_and_resumable(tmp_path: Path, table: dict[str, Any]) -> None:
     shards = corpus(tmp_path)
-    mix = Mix(temperature=3)
+    mix = Mix.model_validate(table)
 
     def rows(seed: int, broken: bool) -> list[Any]:
-        loader, found = PackedLoader(shards, 30, seed=seed, mix=mix), []
+        loader, found = PackedLoader(shards, 30, seed=seed, mix=mix, tokens=40 * 60), []
         for _ in range(40):
             found.append(loader.next_batch(2).labels.tolist())
             if broken:  # stopped and started after every step
-                loader = PackedLoader(
-                    shards, 30, seed=seed, state=LoaderState.from_json(loader.state.to_json()), mix=mix
-                )
+                state = LoaderState.from_json(loader.state.to_json())
+                loader = PackedLoader(shards, 30, seed=seed, state=state, mix=mix, tokens=40 * 60)
         return found
 
     assert rows(1, broken=False) == rows(1, broken=True)
@@ -143,6 +174,15 @@ def test_more_than_the_bound_allows_is_refused() -> None:
         ({"weights": {"a": 0}}, r"mix.weights.a: must be above 0, got 0"),
         ({"epochs": {"a": -1}}, r"mix.epochs.a: must be above 0"),
         ({"epochs": {"a": 1}, "max_epochs": 2}, "max_epochs: given together with epochs"),
+        (PHASES | {"max_epochs": 2}, "max_epochs: given together with phases"),
+        (PHASES | {"temperature": 2}, "got temperature, phases"),
+        ({"phases": [{"share": 1}]}, "either weights or a temperature, got none"),
+        (
+            {"phases": [{"share": 1, "weights": {"a": 1}, "temperature": 2}]},
+            "either weights or a temperature, got both",
+        ),
+        ({"phases": [{"share": 0, "weights": {"a": 1}}]}, "greater than 0"),
+        ({"phases": [{"share": 1, "weights": {"a": -1}}]}, "weights.a: must be above 0"),
     ],
 )
 def test_what_a_mix_cannot_say(table: dict[str, Any], message: str) -> None:
