@@ -39,7 +39,7 @@ from jielong.model.hf import load_folder
 from jielong.model.stage import run as run_model
 from jielong.runs import Run, StageContext, write_json
 from jielong.tokenizer.config import Config as TokenizerConfig
-from jielong.tokenizer.shards import Shards
+from jielong.tokenizer.shards.reading import Shards
 from jielong.tokenizer.stage import run as run_tokenizer
 from jielong.train.config import Config as TrainConfig
 from jielong.train.engine import TorchEngine

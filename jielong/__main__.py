@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from jielong import STAGES, __version__
 from jielong.errors import InputError, JielongError, explain_os_error
 from jielong.progress import plain, say
+from jielong.tokenizer.shards.commands import COMMANDS as SHARDS_COMMANDS
 
 app = typer.Typer(
     name="jielong",
@@ -156,6 +158,62 @@ def _presets(json: bool) -> dict[str, Any]:
     return {"presets": rows}
 
 
+reports = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@reports.command(
+    name="report", help="Compare tokenizers on texts: compression, vocabulary, cost, speed, cuts; as a page too."
+)
+@friendly
+def _tokenizer_report(
+    tokenizers: Annotated[
+        list[str], typer.Argument(metavar="TOKENIZER...", help="Tokenizer folders or files, or names of runs.")
+    ],
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text", metavar="GLOB", help="Measure on these files (repeatable); default: a few built-in texts."
+        ),
+    ] = None,
+    max_megabytes: Annotated[
+        float, typer.Option("--max-megabytes", min=0.001, help="Read at most this of a text, MB.")
+    ] = 20,
+    hidden: Annotated[
+        str | None,
+        typer.Option(
+            "--hidden", metavar="WIDTHS", help="Model widths for the cost, e.g. 512,768; default: usual models."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where the page is written.")] = Path("tokenizers.html"),
+    runs_dir: RunsOpt = RUNS,
+    json: JsonOpt = False,
+) -> dict[str, Any]:
+    from jielong import show
+    from jielong.tokenizer.reporting.comparing import compare
+    from jielong.tokenizer.reporting.page import write_page
+    from jielong.tokenizer.reporting.tables import notes, tables
+
+    if out.is_dir():
+        raise InputError(f"--out: a folder, got {out}; give the name of a file, for example {out / 'tokenizers.html'}")
+    report = compare(tokenizers, text or [], runs_dir, max_megabytes, hidden)
+    write_page(report, out)
+    if not json:
+        for title, head, rows in tables(report):
+            _out(f"{title}\n{show.table(head, rows)}\n")
+        _out("\n".join([*notes(report), f"The page, with coloured cuts: {out}"]))
+    return {**report, "page": str(out)}
+
+
+class _TokenizerCommand(TyperCommand):
+    """`tokenizer report ...` is a command of its own; anything else after `tokenizer` is a recipe."""
+
+    def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        if args and args[0] == "report":
+            command = typer.main.get_command(reports)
+            return command.make_context(f"{info_name} report", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
 def _stage_command(stage: str) -> None:
     """Register the command of one stage: it and what it needs, up to date."""
 
@@ -174,8 +232,10 @@ def _stage_command(stage: str) -> None:
         chosen = [*(settings or []), *([f"data.engine={engine}"] if engine else [])]
         return _run(recipe, [stage], data, chosen, runs_dir, name, fresh, json, to)
 
-    text = f"Stage: {STAGES[stage]}." + (" `data presets` lists known corpora." if stage == "data" else "")
-    app.command(name=stage, help=text)(friendly(data_command if stage == "data" else command))
+    more = {"data": " `data presets` lists known corpora.", "tokenizer": " `tokenizer report A B` compares tokenizers."}
+    kind = _TokenizerCommand if stage == "tokenizer" else TyperCommand
+    text = f"Stage: {STAGES[stage]}." + more.get(stage, "")
+    app.command(name=stage, help=text, cls=kind)(friendly(data_command if stage == "data" else command))
 
 
 @app.command(help="Run every stage that a recipe names; skip what is up to date.")
@@ -277,6 +337,33 @@ def check(
     if not json:
         _out(show.check_report(result, None if no_write else out))
     return result
+
+
+# ---------------------------------------------------------------------------------------------------------- shards
+
+shards = typer.Typer(
+    no_args_is_help=True, help="Look at token shards, check every byte of them, or import a flat file."
+)
+app.add_typer(shards, name="shards")
+
+
+def _shards_command(command: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """A command of jielong/tokenizer/shards/commands.py, its result shown as text unless JSON is asked for."""
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> dict[str, Any]:
+        from jielong import show
+
+        found = command(**given)
+        for line, colour in [] if given["json"] else show.shards(found):
+            typer.secho(plain(line), fg=colour)
+        return found
+
+    return wrapped
+
+
+for _name, (_command, _help) in SHARDS_COMMANDS.items():
+    shards.command(name=_name, help=_help)(friendly(_shards_command(_command)))
 
 
 # ------------------------------------------------------------------------------------------------------ generation

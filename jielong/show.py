@@ -15,6 +15,8 @@ from jielong.runs import Run, list_runs, open_run
 if TYPE_CHECKING:
     from jielong.workflow import Outcome
 
+COUNTED = ("documents", "tokens", "bytes", "chars")
+
 
 def width(text: str) -> int:
     """Columns a text takes in a terminal: full-width characters take two."""
@@ -113,6 +115,44 @@ def presets(rows: list[dict[str, Any]]) -> str:
         found.append("\n".join(lines))
     use = 'In a recipe: sources = [{ name = "wudao", path = "WuDaoCorpus2.0_base_200G", preset = "wudao" }]'
     return "\n\n".join([*found, use])
+
+
+def shards(found: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """What `jielong shards` found: lines, each with the colour it is shown in. Documents of a row take turns in colour."""
+    lines: list[tuple[str, str | None]] = []
+    for turn, part in enumerate(found.get("parts", [])):
+        colour = ("green", "cyan")[turn % 2]
+        size = f"{part['document_tokens']:,} tokens"
+        if part["to_token"] - part["from_token"] < part["document_tokens"]:
+            size = f"tokens {part['from_token']:,} to {part['to_token'] - 1:,} of {part['document_tokens']:,}"
+        lines.append((f"--- document {part['document']:,}, {part['source']}, {size} ---", colour))
+        if "text" not in part:
+            lines.append((" ".join(map(str, part["ids"])), None))
+            continue
+        pieces = [f"{token}:{piece!r}" for token, piece in zip(part["ids"], part["pieces"], strict=True)]
+        lines += [(part["text"], None), ("ids and pieces:", colour), (" ".join(pieces), None)]
+    if lines:
+        return lines
+    kind = f"{found['dtype']}, {found['vocab_size']:,} ids, end-of-text {found['end_of_text_id']}"
+    start = "" if found["start_id"] is None else f", documents begin with {found['start_id']}"
+    ends = "" if found["ends_documents"] else ", documents are not closed"
+    lines.append((f"{found['folder']}: {kind}{start}{ends}", None))
+    cells, files = list[list[str]](), list[list[str]]()
+    for split, entry in found["splits"].items():
+        for source, row in {"": entry, **entry["by_source"]}.items():
+            each = [number(row["tokens"] / row["documents"]) if row["documents"] else "-"]
+            each += [number(row["bytes"] / row["tokens"]) if row["tokens"] else "-"]
+            cells.append([split if not source else "", source, *(number(row[key]) for key in COUNTED), *each])
+        files += [
+            [row["name"], number(row["documents"]), number(row["tokens"]), row["xxh3_128"]["bin"]]
+            for row in entry["files"]
+        ]
+    lines.append((table(["split", "source", *COUNTED, "tokens/document", "bytes/token"], cells), None))
+    shown = files if len(files) <= 20 else [*files[:20], ["...", "", "", ""]]
+    lines.append(("\n" + table(["file", "documents", "tokens", "checksum of the .bin"], shown), None))
+    if found.get("verified"):
+        lines.append(("\nEvery byte was read; every checksum is right.", "green"))
+    return lines
 
 
 # ---------------------------------------------------------------------------------------------------------- status

@@ -286,7 +286,7 @@ def _training_hooks(recipe: Recipe, run: Run) -> dict[str, Any]:
     from jielong.model.config import Config as ModelConfig
     from jielong.runtime import choose_device
     from jielong.tokenizer.folder import open_folder
-    from jielong.tokenizer.shards import Shards
+    from jielong.tokenizer.shards.reading import Shards
     from jielong.train.config import Config as TrainConfig
 
     train, model = recipe.section("train", TrainConfig), recipe.section("model", ModelConfig)

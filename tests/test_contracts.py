@@ -170,7 +170,7 @@ def commands() -> dict[str, click.Command]:
 
 
 def test_one_command_a_stage_and_the_others() -> None:
-    assert set(commands()) == set(STAGES) | {"run", "status", "new", "check", "generate", "chat"}
+    assert set(commands()) == set(STAGES) | {"run", "status", "new", "check", "shards", "generate", "chat"}
 
 
 @pytest.mark.parametrize("name", sorted(commands()))

@@ -15,9 +15,11 @@ from jielong.evaluate.config import Config
 from jielong.progress import Progress
 from jielong.runs import StageContext, write_json
 from jielong.storage import size_of
+from jielong.tokenizer.encoding_arrays import batches
 from jielong.tokenizer.folder import TokenizerFolder
-from jielong.tokenizer.shards import Shards, ShardWriter, write_manifest
-from jielong.tokenizer.stage import batches
+from jielong.tokenizer.shards.manifest import Scheme, write_manifest
+from jielong.tokenizer.shards.reading import Shards
+from jielong.tokenizer.shards.writing import ShardWriter
 
 if TYPE_CHECKING:
     from jielong.model.transformer import CausalLM
@@ -55,6 +57,7 @@ def evaluate_files(model: CausalLM, tokenizer: TokenizerFolder, paths: list[str]
     from jielong.data.reading.readers import BadRecord, expand, read_file
 
     rejected: Counter[str] = Counter()
+    scheme = Scheme(tokenizer.size, tokenizer.end_id)
     files = [(file, Source(name="text", path=path)) for path in paths for file in expand(path, Path.cwd())]
     with tempfile.TemporaryDirectory() as folder:
 
@@ -68,13 +71,13 @@ def evaluate_files(model: CausalLM, tokenizer: TokenizerFolder, paths: list[str]
 
         with (
             Progress("evaluate: tokenising", sum(size_of(file) for file, _ in files), "B") as bar,
-            ShardWriter(Path(folder), "text", tokenizer.size, tokenizer.end_id, SHARD_TOKENS) as writer,
+            ShardWriter(Path(folder), "text", scheme, SHARD_TOKENS) as writer,
         ):
             for batch, _ in batches(texts()):
                 writer.add(batch, tokenizer.encode(batch))
         if writer.documents == 0:
             raise DataError(f"--data: no readable document, got {', '.join(paths)}; look at them with: jielong check")
-        write_manifest(Path(folder), tokenizer.size, tokenizer.end_id, {"text": writer.summary()})
+        write_manifest(Path(folder), scheme, {"text": writer.summary()})
         found = evaluate(model, Shards(Path(folder), "text"), config, tokenizer.start_id)
     return found | {"rejected": dict(rejected)}
 
@@ -82,7 +85,7 @@ def evaluate_files(model: CausalLM, tokenizer: TokenizerFolder, paths: list[str]
 def evaluate(model: CausalLM, shards: Shards, config: Config, start_id: int | None = None) -> dict[str, Any]:
     """Measures of a model on one split, as plain numbers; on the model's device and in its precision.
 
-    start_id: the token before a document's first one (None: end-of-text).
+    start_id: the token before a document's first one (None: that of the shards).
     """
     from jielong.evaluate.bits import measure
 

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jielong.data.documents import iter_sourced, iter_texts
+from jielong.data.cleaning.scan import encode as encode_utf8
+from jielong.data.documents import iter_texts
 from jielong.errors import TokenizerError
-from jielong.progress import Progress, human_count, say
-from jielong.runs import StageContext, write_json
-from jielong.tokenizer import bpe
+from jielong.progress import Progress, say
+from jielong.runs import StageContext, hash_json, write_json
+from jielong.tokenizer import bpe, unigram
 from jielong.tokenizer.config import Config
-from jielong.tokenizer.folder import FILES, TokenizerFolder, copy_folder, open_folder
-from jielong.tokenizer.shards import ShardWriter, write_manifest
+from jielong.tokenizer.encoding_arrays import BATCH_DOCUMENTS, batches, bulk_encoder
+from jielong.tokenizer.folder import TokenizerFolder, copy_folder, input_files, open_folder
+from jielong.tokenizer.importing.extending import extend, extend_with
+from jielong.tokenizer.shards.chunks import whole
+from jielong.tokenizer.shards.making import SPLITS, make_shards
+from jielong.tokenizer.shards.manifest import Scheme
+from jielong.tokenizer.shards.workers import Setting
+from jielong.tokenizer.training.long_runs import MIN_DOCUMENTS, LongRuns, han_of, write_candidates
 
-FORMAT = 2
-SPLITS = ("train", "validation")
-BATCH_DOCUMENTS, BATCH_BYTES = 1000, 4_000_000  # encoding takes about 70 bytes of memory a byte of text
+FORMAT = 3
 EXAMPLES = ("中国人民银行今天宣布，下调存款准备金率0.5个百分点。", "人工智能是研究、开发用于模拟人的智能的科学。",
             "床前明月光，疑是地上霜。", "def hello(): print('你好, world 2024')")  # fmt: skip
 
 
 def inputs(config: Config, folder: Path) -> list[tuple[str, Path]]:
-    """Files outside the run that determine the result: those of a given tokenizer."""
+    """Files outside the run that determine the result: those of a given tokenizer, and of what extends it."""
     if config.path is None:
         return []
-    path = (folder / Path(config.path).expanduser()).resolve()
-    if not path.is_dir():
-        raise TokenizerError(f"tokenizer.path: no such folder, got {path}; give a folder that holds tokenizer.json")
-    return [(name, path / name) for name in FILES if (path / name).is_file()]
+    found = input_files(absolute_path(config.path, folder))
+    if config.extend_with is not None:
+        found += [
+            (f"extend_with/{name}", path) for name, path in input_files(absolute_path(config.extend_with, folder))
+        ]
+    if config.extend_words is not None:
+        found.append(("extend_words", absolute_path(config.extend_words, folder)))
+    return found
+
+
+def absolute_path(path: str, folder: Path) -> Path:
+    """A path of the recipe."""
+    return (folder / Path(path).expanduser()).resolve()
 
 
 def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
@@ -38,82 +55,141 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     assert data is not None, "the data stage runs first"
     documents = context.run.stage("data") / "documents"
     if config.path is None:
-        _train(config, documents, data["counts"], context.out)
+        _train_once(config, context, documents, data["counts"])
     else:
-        path = (folder / Path(config.path).expanduser()).resolve()
-        copy_folder(open_folder(path, config.end_token), context.out)
+        _take(config, folder, context.out)
     tokenizer = open_folder(context.out, config.end_token)
-    splits = {}
+    setting = Setting(context.out, scheme_of(config, tokenizer), tuple(data["counts"]["by_source"]), config.end_token)
+    splits = make_shards(
+        setting, documents, data["fingerprint"], context.run.work("tokenizer"), context.out / "shards",
+        config.shard_tokens, config.processes,
+    )  # fmt: skip
     for split in SPLITS:
-        splits[split] = _write_split(config, tokenizer, documents, split, context.out / "shards", data["counts"])
         assert splits[split]["documents"] == data["counts"][split], "documents in shards and in the data stage differ"
-    write_manifest(context.out / "shards", tokenizer.size, tokenizer.end_id, splits)
+    if splits["train"]["tokens"] < tokenizer.size:
+        say(
+            f"tokenizer: the corpus is smaller than the vocabulary: {splits['train']['tokens']:,} training tokens for "
+            f"{tokenizer.size:,} ids, so most ids are never trained; more text or a smaller tokenizer makes better use of it"
+        )
     write_json(context.out / "examples.json", [{"text": text, "tokens": tokenizer.cut(text)} for text in EXAMPLES])
     # the validation text was not trained on: it gives the honest compression
     held_out = splits["validation"]
     return {
-        "kind": "bpe" if config.path is None else "folder",
+        "kind": config.kind if config.path is None else "folder",
         "vocab_size": tokenizer.size,
-        "dtype": "uint16" if tokenizer.size <= 1 << 16 else "uint32",
+        "dtype": setting.scheme.dtype,
         "bytes_per_token": held_out["bytes"] / held_out["tokens"],
         "chars_per_token": held_out["chars"] / held_out["tokens"],
         **{name: {k: v for k, v in split.items() if k != "files"} for name, split in splits.items()},
     }
 
 
-def batches(
-    groups: Iterable[list[tuple[str, str]]], most_bytes: int = BATCH_BYTES
-) -> Iterator[tuple[list[str], list[str]]]:
-    """Regroup texts, each with its source, so that a batch holds at most `most_bytes` of UTF-8, or one text that is longer
-    than that. Yields texts and sources."""
-    batch: list[tuple[str, str]] = []
-    size = 0
-    for group in groups:
-        for text, source in group:
-            length = len(text.encode("utf-8"))
-            if batch and (size + length > most_bytes or len(batch) == BATCH_DOCUMENTS):
-                yield _apart(batch)
-                batch, size = [], 0
-            batch.append((text, source))
-            size += length
-    if batch:
-        yield _apart(batch)
+def _take(config: Config, folder: Path, out: Path) -> None:
+    """A given tokenizer, as it is or extended, into the stage's folder."""
+    assert config.path is not None
+    opened = open_folder(absolute_path(config.path, folder), config.end_token, config.pattern)
+    for line in opened.specials.lines():
+        say(f"tokenizer: {line}")
+    if config.extend_words is None and config.extend_with is None:
+        copy_folder(opened, out)
+        return
+    if config.extend_with is not None:
+        found = extend_with(opened, open_folder(absolute_path(config.extend_with, folder)), out, config.extend_count)
+    else:
+        words = read_words(absolute_path(str(config.extend_words), folder))
+        found = extend(opened, words, out, config.extend_count)
+    say(
+        f"tokenizer: {len(found.tokens):,} tokens added behind the {found.old_size:,} old ones, {len(found.known):,} were there "
+        f"already, {len(found.refused):,} cannot be added"
+    )
 
 
-def _apart(batch: list[tuple[str, str]]) -> tuple[list[str], list[str]]:
-    return [text for text, _ in batch], [source for _, source in batch]
+def read_words(path: Path) -> list[str]:
+    """A word a line, blanks around it and empty lines left out. Raises TokenizerError for a file that cannot be used."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise TokenizerError(f"tokenizer.extend_words: not UTF-8, got {path}; convert it") from None
+    words = [line.strip() for line in lines if line.strip()]
+    if not words:
+        raise TokenizerError(f"tokenizer.extend_words: no words, got {path}; write one word a line")
+    return words
+
+
+def clean_up(context: StageContext) -> None:
+    """When the result is published: what was kept for the case of a kill goes."""
+    shutil.rmtree(context.run.work("tokenizer"), ignore_errors=True)
+
+
+def scheme_of(config: Config, tokenizer: TokenizerFolder) -> Scheme:
+    """How the recipe wants documents written. Raises TokenizerError where the tokenizer has no beginning token, or too many
+    ids for the dtype."""
+    if config.bos and tokenizer.start_id is None:
+        raise TokenizerError(
+            f"tokenizer.bos: the tokenizer has no beginning token, got true for {tokenizer.path}; set it to false, or name "
+            "the token as bos_token in its tokenizer_config.json"
+        )
+    start = tokenizer.start_id if config.bos else None
+    return Scheme(tokenizer.size, tokenizer.end_id, start, config.eos, config.dtype)
+
+
+def _train_once(config: Config, context: StageContext, documents: Path, counts: dict[str, Any]) -> None:
+    """Train into context.out; what is trained is kept in the work folder, so that a kill later on does not train again."""
+    work = context.run.work("tokenizer")
+    name = hash_json([context.fingerprint, config.result_fields(), counts])[:16]
+    kept = work / f"trained-{name}"
+    if not kept.is_dir():
+        for old in work.glob("trained-*"):
+            shutil.rmtree(old)
+        with whole(kept) as scratch:
+            _train(config, documents, counts, scratch)
+    shutil.copytree(kept, context.out, dirs_exist_ok=True)
 
 
 def _train(config: Config, documents: Path, counts: dict[str, Any], out: Path) -> None:
-    texts = bpe.sample(iter_texts(documents, "train", BATCH_DOCUMENTS), counts["bytes"], config.max_train_bytes)
+    def texts() -> Iterator[str]:
+        whole = iter_texts(documents, "train", BATCH_DOCUMENTS)
+        return bpe.sample(whole, counts["bytes"], config.max_train_bytes)
+
     with Progress("tokenizer: reading", min(counts["bytes"], config.max_train_bytes), "B") as bar:
 
         def counted() -> Iterator[str]:
-            for text in texts:
+            for text in texts():
                 bar.advance(len(text.encode("utf-8")))
                 yield text
 
-        tokenizer = bpe.train(counted(), config.vocab_size, config.specials, config.min_frequency, config.split_digits)
+        if config.kind == "bpe":
+            tokenizer = bpe.train(
+                counted(), config.vocab_size, config.specials, config.min_frequency, config.split_digits,
+                config.split_letters, config.user_words,
+            )  # fmt: skip
+            learned = None
+        else:
+            tokenizer, learned = unigram.train(
+                counted(), config.kind, config.vocab_size, config.specials, config.min_frequency, config.split_digits,
+                config.split_letters, config.user_words, config.character_coverage,
+                config.processes or len(os.sched_getaffinity(0)), lambda one: say(one.line()),
+            )  # fmt: skip
     size = tokenizer.get_vocab_size()
     if size < config.vocab_size:
         say(
-            f"tokenizer: the text has no more pairs to merge: {size} tokens instead of {config.vocab_size} "
+            f"tokenizer: the text has no more to make tokens of: {size} tokens instead of {config.vocab_size} "
             "(more text, or a smaller tokenizer.vocab_size, makes them equal)"
         )
     bpe.save(tokenizer, out)
+    if learned is not None:
+        write_json(out / "rounds.json", [asdict(one) for one in learned.rounds])
+        _write_long_runs(open_folder(out), texts(), out / "long_pieces.tsv")
 
 
-def _write_split(
-    config: Config, tokenizer: TokenizerFolder, documents: Path, split: str, out: Path, counts: dict[str, Any]
-) -> dict[str, Any]:
-    with (
-        Progress(f"tokenizer: {split} shards", counts[split], "documents") as bar,
-        ShardWriter(
-            out, split, tokenizer.size, tokenizer.end_id, config.shard_tokens, tuple(counts["by_source"])
-        ) as writer,
-    ):
-        for texts, sources in batches(iter_sourced(documents, split, BATCH_DOCUMENTS)):
-            writer.add(texts, tokenizer.encode(texts), sources)
-            bar.advance(len(texts))
-            bar.note(f"{human_count(writer.tokens)} tokens")
-    return writer.summary()
+def _write_long_runs(tokenizer: TokenizerFolder, texts: Iterator[str], path: Path) -> None:
+    """Texts of long pieces that many documents share, for the data stage's step `fragments`."""
+    runs, encode = LongRuns(han_of(tokenizer)), bulk_encoder(tokenizer)
+    for batch, _ in batches([(text, "")] for text in texts):
+        runs.add(*encode(*encode_utf8(batch)))
+    rows = [(tokenizer.decode(ids.tolist()), documents, times) for ids, documents, times in runs.most(MIN_DOCUMENTS)]
+    write_candidates(path, rows)
+    if rows:
+        say(
+            f"tokenizer: {len(rows)} long texts stand in {MIN_DOCUMENTS} documents or more: look at {path.name} for adverts"
+        )

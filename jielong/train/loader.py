@@ -11,7 +11,8 @@ The end-of-text that closes a document is, as an *input*, the start of the next 
     positions    0   1   2    0   1   2
 
 so the first token of a document is predicted from a lone <eot>, not from the end of an unrelated text, and a model can be
-asked for a fresh text by giving it <eot>. A document that was cut by the end of a row goes on in the next row with
+asked for a fresh text by giving it <eot>. (Where the shards open documents with a start id, it stands there in <eot>'s place, and
+is never a label.) A document that was cut by the end of a row goes on in the next row with
 positions from 0 and without its earlier part in view.
 
 With a mix (mixing.py) each source has a shuffle of its own, and the next document comes from the source that is furthest behind
@@ -33,10 +34,10 @@ import numpy.typing as npt
 import xxhash
 
 from jielong.errors import ShardError
-from jielong.tokenizer.shards import Shards
+from jielong.tokenizer.shards.reading import Shards
+from jielong.tokenizer.shards.views import IGNORE as IGNORE  # evaluation takes it from here
 from jielong.train.mixing import Mix, furthest_behind, phase_shares, shares
 
-IGNORE = -100  # the label of padding in evaluation batches; the model ignores it
 FEISTEL_ROUNDS = 4
 
 
@@ -110,7 +111,7 @@ class Mixed:
 
     def __init__(self, shards: Shards, seed: int, mix: Mix, tokens: int | None = None) -> None:
         """`tokens`: of the whole run, which phases are shares of."""
-        available = {name: row["tokens"] for name, row in shards.by_source.items()}
+        available = shards.available()
         wanted = shares(mix, available)
         self.names, self._wanted = list(wanted), list(wanted.values())
         assert tokens is not None or not mix.phases
@@ -182,14 +183,14 @@ class PackedLoader:
         tokens: int | None = None,
     ) -> None:
         """`tokens`: of the whole run; a mix with phases needs them. Raises ShardError for a split without a document."""
-        if shards.documents == 0:
+        if shards.target_tokens == 0:
             raise ShardError(f"{shards.folder}: the split {shards.split!r} holds no document; give more text")
         self.shards, self.length, self.seed = shards, sequence_length, seed
         self.order: Natural | Mixed = Natural(shards, seed) if mix is None else Mixed(shards, seed, mix, tokens)
         self.state = state or self.order.first()
         # the current document is kept between rows, so a row that continues it maps nothing again
         self._held: LoaderState | None = None
-        self._document: npt.NDArray[Any] = shards.document(0)
+        self._document: npt.NDArray[Any] = shards.targets(0)
 
     def next_batch(self, rows: int) -> Batch:
         """The next `rows` rows, read in order; row after row, the stream has no gap."""
@@ -203,9 +204,9 @@ class PackedLoader:
         at = number = 0
         while at < self.length:
             if self._held != place:
-                self._document = self.shards.document(self.order.document(place))
+                self._document = self.shards.targets(self.order.document(place))
                 self._held = place
-            count = _lay(batch, row, at, self._document, offset, self.shards.end_id, number)
+            count = _lay(batch, row, at, self._document, offset, self.shards.start_id, number)
             at, offset, number = at + count, offset + count, number + 1
             if offset == len(self._document):
                 place, offset = self.order.after(place, offset), 0
@@ -222,17 +223,15 @@ def evaluation_batches(
 ) -> Iterator[tuple[Batch, int]]:
     """Batches over whole documents in stored order until `max_tokens` are covered, and the text bytes each one finishes.
 
-    start_id: the input before a document's first token (None: the end-of-text, as in training). documents: the numbers of
+    start_id: the input before a document's first token (None: that of the shards, as in training). documents: the numbers of
     those that are covered (None: all). The last row is filled up with inputs of end-of-text whose labels are IGNORE. Yields (batch, bytes of the documents
     that end in it), so that loss and bytes cover the same documents.
     """
-    start = shards.end_id if start_id is None else start_id
+    start = shards.start_id if start_id is None else start_id
     batch, row, at, number, text_bytes, covered = _empty(rows, sequence_length), 0, 0, 0, 0, 0
     batch.labels.fill(IGNORE)
     for document_number in range(shards.documents) if documents is None else documents:
-        if max_tokens is not None and covered >= max_tokens:
-            break
-        document, offset = shards.document(document_number), 0
+        document, offset = shards.targets(document_number), 0
         covered += len(document)
         while offset < len(document):
             count = _lay(batch, row, at, document, offset, start, number)
@@ -245,6 +244,8 @@ def evaluation_batches(
                 yield batch, text_bytes
                 batch, row, number, text_bytes = _empty(rows, sequence_length), 0, 0, 0
                 batch.labels.fill(IGNORE)
+        if max_tokens is not None and covered >= max_tokens:
+            break
     if row or at:
         batch.inputs[row:, :][batch.labels[row:, :] == IGNORE] = shards.end_id
         batch.documents[batch.labels == IGNORE] = number

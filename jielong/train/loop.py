@@ -26,7 +26,7 @@ from jielong.metrics import JsonLines, keep_until
 from jielong.model.transformer import CausalLM
 from jielong.progress import Progress, human_count, say
 from jielong.tokenizer.folder import TokenizerFolder
-from jielong.tokenizer.shards import Shards
+from jielong.tokenizer.shards.reading import Shards
 from jielong.train import checkpoints, mixing
 from jielong.train.config import Config
 from jielong.train.engine import TorchEngine

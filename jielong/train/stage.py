@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jielong.progress import say
 from jielong.runs import StageContext
 from jielong.tokenizer.folder import open_folder
-from jielong.tokenizer.shards import Shards
+from jielong.tokenizer.shards.reading import Shards
 from jielong.train.config import Config
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ def run(config: Config, context: StageContext, folder: Path, validate: Validate,
     assert built is not None, "the model stage runs first"
     # config.json has no word for it: sdpa or eager is the recipe's choice, not the checkpoint's
     model = load_folder(newest or context.run.stage("model"), attention=built["section"]["attention"])
-    available = {name: row["tokens"] for name, row in shards.by_source.items()}
-    arithmetic = plan(config, model.config.max_position_embeddings, available)
+    arithmetic = plan(config, model.config.max_position_embeddings, shards.available())
     engine = TorchEngine(model, config)
     say(f"train: {arithmetic.describe()}, {engine.precision} on {engine.device}")
     job = Job(config, arithmetic, context.out, shards, tokenizer, context.seed, context.fingerprint, validate, sample)

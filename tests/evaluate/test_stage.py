@@ -13,7 +13,9 @@ from jielong.runs import Run, StageContext
 from jielong.tokenizer import bpe
 from jielong.tokenizer.config import Config as TokenizerConfig
 from jielong.tokenizer.folder import TokenizerFolder, open_folder
-from jielong.tokenizer.shards import Shards, ShardWriter, write_manifest
+from jielong.tokenizer.shards.manifest import Scheme, write_manifest
+from jielong.tokenizer.shards.reading import Shards
+from jielong.tokenizer.shards.writing import ShardWriter
 from tests.corpus import texts, write_jsonl
 
 
@@ -33,9 +35,9 @@ def model(tokenizer: TokenizerFolder) -> CausalLM:
 
 def test_files_give_what_their_shards_give(model: CausalLM, tokenizer: TokenizerFolder, tmp_path: Path) -> None:
     rows = texts(12)
-    with ShardWriter(tmp_path / "s", "text", tokenizer.size, tokenizer.end_id, 10**6) as writer:
+    with ShardWriter(tmp_path / "s", "text", Scheme(tokenizer.size, tokenizer.end_id), 10**6) as writer:
         writer.add(rows, tokenizer.encode(rows))
-    write_manifest(tmp_path / "s", tokenizer.size, tokenizer.end_id, {"text": writer.summary()})
+    write_manifest(tmp_path / "s", Scheme(tokenizer.size, tokenizer.end_id), {"text": writer.summary()})
     expected = evaluate(model, Shards(tmp_path / "s", "text"), Config())
     found = evaluate_files(model, tokenizer, [str(write_jsonl(tmp_path / "x.jsonl", rows))], Config())
     assert found.pop("rejected") == {}
@@ -53,9 +55,9 @@ def test_sources_are_measured_each_for_itself(model: CausalLM, tokenizer: Tokeni
     found = {}
     for kind, sources in (("mixed", ("a", "b")), ("a", ("a",)), ("b", ("b",)), ("one", ("one",))):
         chosen = [row for row, name in zip(rows, names, strict=True) if kind in ("mixed", "one", name)]
-        with ShardWriter(tmp_path / kind, "text", tokenizer.size, tokenizer.end_id, 10**6, sources) as writer:
+        with ShardWriter(tmp_path / kind, "text", Scheme(tokenizer.size, tokenizer.end_id), 10**6, sources) as writer:
             writer.add(chosen, tokenizer.encode(chosen), names if kind == "mixed" else None)
-        write_manifest(tmp_path / kind, tokenizer.size, tokenizer.end_id, {"text": writer.summary()})
+        write_manifest(tmp_path / kind, Scheme(tokenizer.size, tokenizer.end_id), {"text": writer.summary()})
         found[kind] = evaluate(model, Shards(tmp_path / kind, "text"), Config())
     assert found["mixed"]["bits_per_byte"] == pytest.approx(
         found["one"]["bits_per_byte"], rel=1e-3

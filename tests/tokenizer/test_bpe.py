@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from jielong.errors import TokenizerError
 from jielong.tokenizer import bpe
 from jielong.tokenizer.config import CHAT_TOKENS, END_OF_TEXT, Config
 from jielong.tokenizer.folder import TokenizerFolder, open_folder
@@ -75,14 +77,14 @@ def pieces(text: str, split_digits: bool = True) -> list[str]:
 
 
 def test_first_cut_knows_chinese() -> None:
-    assert pieces("用GPT生成，再见。") == ["用", "GPT", "生成", "，", "再见", "。"]
+    assert pieces("用GPT生成，再见。") == ["用", "GPT", "生成", "，再见", "。"]
     assert pieces("二〇二四年2024年") == ["二〇二四年", "2", "0", "2", "4", "年"]
     assert pieces("2024年", split_digits=False) == ["2024", "年"]
-    assert pieces("print(x) # 注释\n\n好") == ["print", "(", "x", ")", " #", " ", "注释", "\n\n", "好"]
+    assert pieces("print(x) # 注释\n\n好") == ["print", "(x", ")", " #", " 注释", "\n\n", "好"]
 
 
 def test_no_token_crosses_a_cut(opened: TokenizerFolder) -> None:
-    assert not any("，" in token and len(token) > 1 for token in opened.cut("很高兴，中国。"))
+    assert not any(mark in token[1:] for token in opened.cut("很高兴，中国人民。") for mark in "，。")
     assert opened.cut("1998") == ["1", "9", "9", "8"]
 
 
@@ -101,3 +103,36 @@ def test_sample_is_spread_evenly() -> None:
 def test_training_is_deterministic() -> None:
     one, two = (bpe.train(TEXTS, 380, Config().specials, 2, True).to_str() for _ in range(2))
     assert one == two
+
+
+def test_latin_letters_one_by_one() -> None:
+    from tokenizers import Regex, pre_tokenizers
+
+    cut = pre_tokenizers.Split(Regex(bpe.pre_split(True, split_letters=True)), behavior="isolated")
+    found = [piece for piece, _ in cut.pre_tokenize_str("用GPT-4，Привет мир")]
+    assert found == ["用", "G", "P", "T", "-", "4", "，Привет", " мир"]
+
+
+@pytest.mark.parametrize("split_letters", [False, True])
+def test_the_tokenizer_of_the_library(split_letters: bool) -> None:
+    texts = [*TEXTS, "don't stop; print(x)\n\n  return 'ok'  # 注释，再见", "", "🀄️é\u0301 Ελλάδα"] * 3
+    specials = ("<|endoftext|>", "<|x|>", "中国", "GDP")
+    ours = bpe.train(texts, 420, specials, 2, True, split_letters)
+    theirs = bpe.train_plain(texts, 420, specials, 2, True, split_letters)
+    assert orjson.loads(ours.to_str()) == orjson.loads(theirs.to_str())
+
+
+def test_user_words_are_kept_whole() -> None:
+    words = ("改革开放", "GDP growth", "国人", "改革开放")
+    tokenizer = bpe.train(TEXTS, 400, Config().specials, 2, True, user_words=words)
+    assert tokenizer.get_vocab_size() <= 400 and "改革开放" not in Config().specials
+    encoding = tokenizer.encode("中国改革开放，GDP growth")
+    assert {"改革开放", "GDP growth"} <= set(encoding.tokens)
+    assert tokenizer.decode(encoding.ids) == "中国改革开放，GDP growth"
+    learned = {tokenizer.decode([number]) for number in range(3 + 256, tokenizer.get_vocab_size() - 3)}
+    assert not any("改革" in token or "growth" in token for token in learned)
+
+
+def test_a_user_word_that_cannot_be_kept_whole() -> None:
+    with pytest.raises(TokenizerError, match=r"user_words: cannot be kept whole, got 'café'"):
+        bpe.train(TEXTS, 400, Config().specials, 2, True, user_words=("café",))

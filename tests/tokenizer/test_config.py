@@ -22,3 +22,10 @@ def test_a_given_tokenizer_has_its_own_size() -> None:
 def test_too_large_is_refused() -> None:
     with pytest.raises(RecipeError, match="at most 200000"):
         parse_section("tokenizer", Config, {"vocab_size": 200_001})
+
+
+def test_uint16_and_a_vocabulary_that_it_does_not_hold() -> None:
+    with pytest.raises(RecipeError, match="dtype: uint16 does not hold every id, got 65,537 of them; at most 65,536"):
+        parse_section("tokenizer", Config, {"vocab_size": 65_537, "dtype": "uint16"})
+    assert parse_section("tokenizer", Config, {"vocab_size": 65_536, "dtype": "uint16"}).dtype == "uint16"
+    assert "processes" not in Config(processes=3).result_fields()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from jielong.data.config import Source
 from jielong.data.documents import iter_texts
 from jielong.data.stage import run as run_data
 from jielong.errors import TokenizerError
-from jielong.runs import Run, StageContext, write_json
-from jielong.tokenizer import bpe
+from jielong.runs import Run, StageContext, list_outputs, write_json
+from jielong.tokenizer import bpe, stage
 from jielong.tokenizer.config import Config
 from jielong.tokenizer.folder import open_folder
-from jielong.tokenizer.shards import COUNTED, Shards
-from jielong.tokenizer.stage import batches, inputs, run
+from jielong.tokenizer.shards import workers
+from jielong.tokenizer.shards.manifest import COUNTED
+from jielong.tokenizer.shards.reading import Shards
+from jielong.tokenizer.stage import clean_up, inputs, run
 from tests.corpus import texts, write_jsonl
 
 
@@ -87,20 +90,69 @@ def test_a_corpus_smaller_than_the_vocabulary(
 ) -> None:
     counts = run(Config(vocab_size=6400), context, tmp_path)
     assert counts["vocab_size"] < 6400
-    assert "no more pairs to merge" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no more pairs to merge" in said and "the corpus is smaller than the vocabulary" not in said
     check_shards(context, counts)
 
 
-def test_batches_are_bounded_in_bytes() -> None:
-    groups = [[("一" * 10, "a")] * 5, [("二" * 100, "b")], [("三", "a")]]
-    assert [sources for _, sources in batches(groups, most_bytes=90)] == [["a"] * 3, ["a"] * 2, ["b"], ["a"]]
-    assert [len(batch) for batch, _ in batches(groups, most_bytes=90)] == [
-        3,
-        2,
-        1,
-        1,
-    ]  # 90, 60, 300 (alone) and 3 bytes
-    assert [len(batch) for batch, _ in batches([[("x", "a")] * 2500])] == [1000, 1000, 500]
+def test_fewer_tokens_than_ids(context: StageContext, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = bpe.train(texts(80), 300, Config().specials, 2, True)
+    tokenizer.add_tokens([f"词{n}" for n in range(9_000)])
+    bpe.save(tokenizer, tmp_path / "given")
+    counts = run(Config(path=str(tmp_path / "given")), context, tmp_path)
+    said = f"the corpus is smaller than the vocabulary: {counts['train']['tokens']:,} training tokens for 9,300 ids"
+    assert said in capsys.readouterr().err
+    check_shards(context, counts)
+
+
+def test_a_beginning_token_and_no_end(context: StageContext, tmp_path: Path) -> None:
+    """<|im_start|> before every document, nothing behind it; the rows that are learnt from are the texts alone."""
+    folder = tmp_path / "given"
+    bpe.save(bpe.train(texts(80), 300, Config().specials, 2, True), folder)
+    table = orjson.loads((folder / "tokenizer_config.json").read_bytes())
+    write_json(folder / "tokenizer_config.json", table | {"bos_token": "<|im_start|>"})
+    run(Config(path=str(folder), bos=True, eos=False), context, tmp_path)
+    tokenizer, shards = open_folder(context.out), Shards(context.out / "shards", "train")
+    rows = [text for batch in iter_texts(context.run.stage("data") / "documents", "train") for text in batch]
+    assert [row.tolist() for row in shards] == [[1, *ids] for ids in tokenizer.encode(rows)]
+    assert [shards.targets(n).tolist() for n in range(shards.documents)] == tokenizer.encode(rows)
+    assert shards.start_id == 1 and shards.target_tokens == shards.tokens - len(rows)
+
+
+def test_no_beginning_token(context: StageContext, tmp_path: Path) -> None:
+    folder = tmp_path / "given"
+    bpe.save(bpe.train(texts(80), 300, Config().specials, 2, True), folder)
+    table = orjson.loads((folder / "tokenizer_config.json").read_bytes())
+    write_json(folder / "tokenizer_config.json", table | {"bos_token": None})
+    with pytest.raises(TokenizerError, match=r"tokenizer\.bos: the tokenizer has no beginning token, got true"):
+        run(Config(path=str(folder), bos=True), context, tmp_path)
+
+
+def test_uint16_forced_on_a_large_vocabulary_and_uint32_on_a_small_one(context: StageContext, tmp_path: Path) -> None:
+    tokenizer = bpe.train(texts(80), 300, Config().specials, 2, True)
+    bpe.save(tokenizer, tmp_path / "small")
+    counts = run(Config(path=str(tmp_path / "small"), dtype="uint32"), context, tmp_path)
+    assert counts["dtype"] == "uint32"
+    check_shards(context, counts)
+    tokenizer.add_tokens([f"词{n}" for n in range(66_000)])
+    bpe.save(tokenizer, tmp_path / "large")
+    with pytest.raises(TokenizerError, match=r"tokenizer\.dtype: uint16 does not hold every id .*, got 66,300 ids"):
+        run(Config(path=str(tmp_path / "large"), dtype="uint16"), context, tmp_path)
+
+
+def test_a_trained_tokenizer_is_kept_until_the_stage_is_published(context: StageContext, tmp_path: Path) -> None:
+    config = Config(vocab_size=330, shard_tokens=500)
+    run(config, context, tmp_path)
+    before = list_outputs(context.out)
+    shutil.rmtree(context.out)
+    context.out.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "_train", lambda *_: pytest.fail("it was trained again"))
+        patch.setattr(workers.Worker, "do", lambda *_: pytest.fail("documents were encoded again"))
+        run(config, context, tmp_path)
+    assert list_outputs(context.out) == before
+    clean_up(context)
+    assert not context.run.work("tokenizer").exists()
 
 
 def test_a_given_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from jielong.model.transformer import CausalLM, initialise
 from jielong.tokenizer import bpe
 from jielong.tokenizer.config import Config as TokenizerConfig
 from jielong.tokenizer.folder import TokenizerFolder, open_folder
-from jielong.tokenizer.shards import Shards, ShardWriter, write_manifest
+from jielong.tokenizer.shards.manifest import Scheme, write_manifest
+from jielong.tokenizer.shards.reading import Shards
+from jielong.tokenizer.shards.writing import ShardWriter
 from jielong.train.config import Config
 from jielong.train.engine import TorchEngine
 from jielong.train.loop import Job, plan, train
@@ -29,9 +31,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     bpe.save(bpe.train(TEXTS, 300, TokenizerConfig().specials, 2, True), folder)
     tokenizer = open_folder(folder)
-    with ShardWriter(folder / "shards", "train", tokenizer.size, tokenizer.end_id, 400) as writer:
+    with ShardWriter(folder / "shards", "train", Scheme(tokenizer.size, tokenizer.end_id), 400) as writer:
         writer.add(TEXTS, tokenizer.encode(TEXTS))
-    write_manifest(folder / "shards", tokenizer.size, tokenizer.end_id, {"train": writer.summary()})
+    write_manifest(folder / "shards", Scheme(tokenizer.size, tokenizer.end_id), {"train": writer.summary()})
     return folder
 
 

@@ -12,7 +12,9 @@ import torch
 from jielong.errors import ShardError
 from jielong.model.config import Config
 from jielong.model.transformer import CausalLM, initialise
-from jielong.tokenizer.shards import Shards, ShardWriter, write_manifest
+from jielong.tokenizer.shards.manifest import Scheme, write_manifest
+from jielong.tokenizer.shards.reading import Shards
+from jielong.tokenizer.shards.writing import ShardWriter
 from jielong.train.loader import IGNORE, LoaderState, PackedLoader, evaluation_batches, shuffled
 
 END = 0
@@ -20,10 +22,10 @@ END = 0
 
 def make(folder: Path, documents: list[list[int]], vocab: int = 50) -> Shards:
     """Documents of given ids (an end-of-text is added to each); document n has 10 x (n + 1) bytes of text."""
-    with ShardWriter(folder, "train", vocab, END, 7) as writer:
+    with ShardWriter(folder, "train", Scheme(vocab, END), 7) as writer:
         for number, ids in enumerate(documents):
             writer.add(["x" * 10 * (number + 1)], [ids])
-    write_manifest(folder, vocab, END, {"train": writer.summary()})
+    write_manifest(folder, Scheme(vocab, END), {"train": writer.summary()})
     return Shards(folder, "train")
 
 
@@ -39,6 +41,21 @@ def test_rows_by_hand(tmp_path: Path) -> None:
     assert batch.positions.tolist() == [[0, 1, 2, 3, 0], [0, 1, 2, 0, 1]]
     assert batch.documents.tolist() == [[0, 0, 0, 0, 1], [0, 0, 0, 1, 1]]
     assert loader.state == LoaderState(epoch=2, place=0, offset=2)
+
+
+def test_rows_by_hand_with_a_start_id(tmp_path: Path) -> None:
+    """Documents are stored as 9 11 12 0; the 9 is the first input and never a label."""
+    scheme = Scheme(50, END, 9)
+    with ShardWriter(tmp_path, "train", scheme, 7) as writer:
+        writer.add(["x"], [[11, 12]])
+    write_manifest(tmp_path, scheme, {"train": writer.summary()})
+    shards = Shards(tmp_path, "train")
+    batch = PackedLoader(shards, 5, seed=1).next_batch(1)
+    assert batch.labels.tolist() == [[11, 12, 0, 11, 12]]
+    assert batch.inputs.tolist() == [[9, 11, 12, 9, 11]]
+    [(batch, _)] = list(evaluation_batches(shards, 5, 1, None))
+    assert batch.inputs.tolist() == [[9, 11, 12]] and batch.labels.tolist() == [[11, 12, 0]]
+    assert shards.available() == {"text": 3} and shards.tokens == 4
 
 
 def test_an_epoch_predicts_every_token_once(tmp_path: Path) -> None:
@@ -143,6 +160,6 @@ def test_packed_loss_equals_separate_documents(tmp_path: Path) -> None:
 
 
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
-    write_manifest(tmp_path, 50, END, {"train": ShardWriter(tmp_path, "train", 50, END, 5).summary()})
+    write_manifest(tmp_path, Scheme(50, END), {"train": ShardWriter(tmp_path, "train", Scheme(50, END), 5).summary()})
     with pytest.raises(ShardError, match="holds no document"):
         PackedLoader(Shards(tmp_path, "train"), 4, 1)

@@ -38,7 +38,7 @@ def test_plan_by_hand() -> None:
 
 def test_first_loss_by_hand(run_training: RunTraining, model: CausalLM, corpus: Path, tmp_path: Path) -> None:
     """The first record's loss is the mean over the first 4 rows of the untrained model, computed apart from the loop."""
-    from jielong.tokenizer.shards import Shards
+    from jielong.tokenizer.shards.reading import Shards
 
     run_training(tmp_path, tokens=64)
     batch = PackedLoader(Shards(corpus / "shards", "train"), 16, seed=1).next_batch(4)

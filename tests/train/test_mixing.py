@@ -11,7 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from jielong.errors import RecipeError
-from jielong.tokenizer.shards import Shards, ShardWriter, write_manifest
+from jielong.tokenizer.shards.manifest import Scheme, write_manifest
+from jielong.tokenizer.shards.reading import Shards
+from jielong.tokenizer.shards.writing import ShardWriter
 from jielong.train.config import Config, check_together
 from jielong.train.loader import LoaderState, Mixed, PackedLoader
 from jielong.train.loop import plan
@@ -30,10 +32,10 @@ def make(folder: Path, sizes: dict[str, list[int]], shard_tokens: int = 500) -> 
     """Documents of given lengths (their end-of-text included), those of a source all of one token, sources taking turns."""
     rows = [(name, number, size) for name, row in sizes.items() for number, size in enumerate(row)]
     random.Random(1).shuffle(rows)
-    with ShardWriter(folder, "train", 50, 0, shard_tokens, tuple(sizes)) as writer:
+    with ShardWriter(folder, "train", Scheme(50, 0), shard_tokens, tuple(sizes)) as writer:
         for name, _, size in rows:
             writer.add(["文"], [[list(sizes).index(name) + 1] * (size - 1)], [name])
-    write_manifest(folder, 50, 0, {"train": writer.summary()})
+    write_manifest(folder, Scheme(50, 0), {"train": writer.summary()})
     return Shards(folder, "train")
 
 

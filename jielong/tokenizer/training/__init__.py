@@ -1,0 +1,1 @@
+"""Train vocabularies: merges of byte-level BPE, Unigram pieces."""

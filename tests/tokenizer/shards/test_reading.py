@@ -1,0 +1,75 @@
+"""Reading: every document comes back, every flipped byte is found."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jielong.errors import ShardError
+from jielong.tokenizer.shards.manifest import PARTS
+from jielong.tokenizer.shards.reading import Shards
+from tests.tokenizer.shards.documents import DOCUMENTS, SCHEMES, START, stored, write
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 5])
+@pytest.mark.parametrize("shard_tokens", [1, 5, 1000])
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_document_comes_back(tmp_path: Path, name: str, chunks: int, shard_tokens: int) -> None:
+    scheme = SCHEMES[name]
+    shards = Shards(write(tmp_path, scheme, shard_tokens, chunks), "train")
+    shards.verify()
+    rows = [stored(ids, scheme) for _, ids in DOCUMENTS]
+    assert [document.tolist() for document in shards] == rows
+    targets = [row[1:] if scheme.start_id == START else row for row in rows]
+    assert [shards.targets(n).tolist() for n in range(5)] == targets
+    assert shards.target_tokens == sum(map(len, targets)) == shards.available()["text"]
+    assert shards.start_id == (START if scheme.start_id == START else scheme.end_id)
+    assert [shards.document_bytes(n) for n in range(5)] == [len(text.encode()) for text, _ in DOCUMENTS]
+    assert (shards.documents, shards.tokens) == (5, sum(map(len, rows)))
+    assert (shards.text_bytes, shards.characters) == (21, 7)
+    flat = [(n, at) for n, row in enumerate(targets) for at in range(len(row))]
+    assert [shards.locate(position) for position in range(len(flat))] == flat
+    whole = [token for row in rows for token in row]
+    for start in range(len(whole) + 1):
+        for end in range(start, len(whole) + 2):
+            assert shards.stream(start, end).tolist() == whole[start:end]
+    assert np.concatenate(list(shards.lengths())).tolist() == [len(row) for row in rows]
+
+
+def test_a_copy_for_another_process_maps_the_files_again(tmp_path: Path) -> None:
+    shards = Shards(write(tmp_path), "train")
+    kind, arguments = shards.__reduce__()
+    assert kind is Shards and arguments == (tmp_path, "train")
+    assert [row.tolist() for row in copy.copy(shards)] == [row.tolist() for row in shards]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_flipped_byte_is_found(tmp_path: Path, part: str) -> None:
+    folder = write(tmp_path, shard_tokens=1000)
+    path = folder / f"train-00000.{part}"
+    clean = path.read_bytes()
+    chance = np.random.default_rng(1)
+    for place in range(len(clean)):
+        damaged = bytearray(clean)
+        damaged[place] = (damaged[place] + int(chance.integers(1, 256))) % 256
+        path.write_bytes(damaged)
+        with pytest.raises(ShardError, match=r"checksum differs"):
+            Shards(folder, "train").verify()
+
+
+def test_truncated_missing_and_foreign_folders(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", shard_tokens=1000)
+    path = folder / "train-00000.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ShardError, match="damaged shard, got 23 bytes, must be 24"):
+        Shards(folder, "train")
+    path.unlink()
+    with pytest.raises(ShardError, match="no such file"):
+        Shards(folder, "train")
+    with pytest.raises(ShardError, match="no split 'validation'; it has train"):
+        Shards(folder, "validation")
+    with pytest.raises(ShardError, match="not a readable shards folder"):
+        Shards(tmp_path, "train")
