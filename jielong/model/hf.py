@@ -32,8 +32,10 @@ IGNORED_KEYS = ("rotary_emb.inv_freq", "masked_bias")  # buffers that old checkp
 # ------------------------------------------------------------------------------------------------------- config
 
 
-def to_hf_config(config: Config, end_id: int) -> dict[str, Any]:
-    """The config.json of a model. Our models are trained with the end-of-text before every document: it is their bos."""
+def to_hf_config(config: Config, end_id: int, start_id: int | None = None) -> dict[str, Any]:
+    """The config.json of a model. start_id: the input before every document in training (`Shards.start_id`), which is its
+    bos; None: the end-of-text.
+    """
     qwen = config.qk_norm
     return {
         "architectures": ["Qwen3ForCausalLM" if qwen else "LlamaForCausalLM"],
@@ -54,7 +56,7 @@ def to_hf_config(config: Config, end_id: int) -> dict[str, Any]:
         "attention_bias": config.attention_bias,
         "attention_dropout": config.attention_dropout,
         "initializer_range": config.initializer_range,
-        "bos_token_id": end_id,
+        "bos_token_id": end_id if start_id is None else start_id,
         "eos_token_id": end_id,
         "pad_token_id": None,
         "use_cache": True,
@@ -109,10 +111,10 @@ def from_hf_config(table: dict[str, Any], source: str) -> Config:
 # ------------------------------------------------------------------------------------------------------- saving
 
 
-def save_folder(model: CausalLM, folder: Path, end_id: int) -> None:
+def save_folder(model: CausalLM, folder: Path, end_id: int, start_id: int | None = None) -> None:
     """Write config.json, generation_config.json and model.safetensors into a folder (not atomic: publish the folder)."""
     folder.mkdir(parents=True, exist_ok=True)
-    table = to_hf_config(model.config, end_id)
+    table = to_hf_config(model.config, end_id, start_id)
     write_json(folder / "config.json", table)
     write_json(folder / "generation_config.json", {k: table[k] for k in ("bos_token_id", "eos_token_id")})
     state = {name: value.detach().to("cpu").contiguous() for name, value in model.state_dict().items()}

@@ -10,6 +10,7 @@ from jielong.model.config import Config
 from jielong.model.cost import embedding_parameters, flops_per_token, parameters
 from jielong.runs import StageContext
 from jielong.tokenizer.folder import copy_folder, open_folder
+from jielong.tokenizer.shards.manifest import read_manifest
 
 FORMAT = 1
 
@@ -25,6 +26,7 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     from jielong.model.transformer import CausalLM, initialise
 
     tokenizer = open_folder(context.run.stage("tokenizer"))
+    scheme, _ = read_manifest(context.run.stage("tokenizer") / "shards")  # what documents will begin with in training
     config = config.with_vocab(tokenizer.size)
     if config.vocabulary < tokenizer.size:
         raise ModelError(
@@ -33,7 +35,7 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
         )
     model = CausalLM(config)
     initialise(model, context.seed)
-    save_folder(model, context.out, tokenizer.end_id)
+    save_folder(model, context.out, tokenizer.end_id, scheme.row_start)
     copy_folder(tokenizer, context.out)
     write_checksums(context.out)
     return {

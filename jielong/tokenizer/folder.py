@@ -94,11 +94,12 @@ class TokenizerFolder:
             piece = str(self.backend.decode([token_id], skip_special_tokens=False))
             if token.startswith(sentencepiece_model.SPACE) and not piece.startswith(" "):
                 piece = f" {piece}"  # a decoder drops the space that every text of a sentencepiece model begins with
-            pieces.append(_show_bytes(token) if "\ufffd" in piece else piece)
+            pieces.append(show_bytes(token) if "\ufffd" in piece else piece)
         return pieces
 
 
-def _show_bytes(token: str) -> str:
+def show_bytes(token: str) -> str:
+    """A token in the byte alphabet for people: <E4><B8>."""
     table = {char: byte for byte, char in enumerate(tiktoken_file.byte_characters())}
     return "".join(f"<{table[c]:02X}>" if c in table else c for c in token)
 

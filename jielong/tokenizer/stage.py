@@ -36,11 +36,15 @@ def inputs(config: Config, folder: Path) -> list[tuple[str, Path]]:
         return []
     found = input_files(absolute_path(config.path, folder))
     if config.extend_with is not None:
-        found += [
-            (f"extend_with/{name}", path) for name, path in input_files(absolute_path(config.extend_with, folder))
-        ]
+        other = absolute_path(config.extend_with, folder)
+        if not other.exists():
+            raise TokenizerError(f"tokenizer.extend_with: no such folder or file, got {other}; give another tokenizer")
+        found += [(f"extend_with/{name}", path) for name, path in input_files(other)]
     if config.extend_words is not None:
-        found.append(("extend_words", absolute_path(config.extend_words, folder)))
+        words = absolute_path(config.extend_words, folder)
+        if not words.is_file():
+            raise TokenizerError(f"tokenizer.extend_words: no such file, got {words}; give a file with a word a line")
+        found.append(("extend_words", words))
     return found
 
 

@@ -65,7 +65,7 @@ def save(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        save_folder(engine.model, partial, tokenizer.end_id)
+        save_folder(engine.model, partial, tokenizer.end_id, tokenizer.start_id)
         copy_folder(tokenizer, partial)
         engine.save(partial / "trainer")
         write_json(partial / "trainer" / STATE, {"step": step, **state})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ def run(config: Config, context: StageContext, folder: Path, validate: Validate,
     shards = Shards(context.run.stage("tokenizer") / "shards", "train")
     shards.verify()
     assert tokenizer.end_id == shards.end_id, "the shards were written with another end-of-text token"
+    # what the model sees before a document, whatever the tokenizer's folder names, is the bos that checkpoints tell
+    tokenizer = dataclasses.replace(tokenizer, start_id=shards.start_id)
     choose_device(config.device)  # before anything is moved: a device that is not there is refused here
     context.begin()
     newest = checkpoints.newest(context.out / "checkpoints")

@@ -13,7 +13,7 @@ import numpy as np
 
 from jielong.errors import InputError
 from jielong.runs import list_runs
-from jielong.tokenizer.folder import TokenizerFolder, _show_bytes, open_folder
+from jielong.tokenizer.folder import TokenizerFolder, open_folder, show_bytes
 from jielong.tokenizer.shards.manifest import COUNTED, PARTS, is_shards, read_manifest
 from jielong.tokenizer.shards.reading import Shards
 
@@ -147,4 +147,4 @@ def _part(shards: Shards, number: int, start: int, end: int, tokenizer: Tokenize
 def piece(tokenizer: TokenizerFolder, number: int) -> str:
     """What one id stands for, for people; one that is no whole character shows its bytes as <E4><B8>."""
     text = str(tokenizer.backend.decode([number], skip_special_tokens=False))
-    return _show_bytes(str(tokenizer.backend.id_to_token(number))) if "\ufffd" in text else text
+    return show_bytes(str(tokenizer.backend.id_to_token(number))) if "\ufffd" in text else text

@@ -1,9 +1,10 @@
 """Long texts that many documents share, seen from the tokenizer: runs of long pieces, as candidates for adverts.
 
 A long Chinese piece is a string that recurs: a set phrase, a name, or a line that a site puts under every page. Where
-several stand in a row, the whole is mostly the last. Each run of pieces of LONG_PIECE Han characters or more, of MIN_CHARS
-together, is counted, and what stands in enough documents is listed in the format of the data stage's step `fragments`
-(data.mining.listing), for a person to mark: the column action holds a question mark, and a listing with one is refused there.
+several stand in a row, or one is very long, it is mostly the last. Each run of pieces of LONG_PIECE Han characters or
+more, of MIN_CHARS together, is counted (`unigram` may write such a line as one piece: that is a run as well), and what
+stands in enough documents is listed in the format of the data stage's step `fragments` (data.mining.listing), for a
+person to mark: the column action holds a question mark, and a listing with one is refused there.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class LongRuns:
             found = [
                 ids[start + first : start + last].tobytes()
                 for first, last in edges.reshape(-1, 2).tolist()
-                if last - first > 1 and sizes[start + first : start + last].sum() >= MIN_CHARS
+                if sizes[start + first : start + last].sum() >= MIN_CHARS
             ]
             self._occurrences.update(found)
             self._documents.update(set(found))

@@ -33,6 +33,7 @@ from jielong.tokenizer.training.fragment_counts import Fragments, Segments, coun
 ROUNDS_AFTER = 2  # rounds at the wanted size, in which counts and scores settle
 KEPT_A_ROUND = 0.8  # at least so many of the pieces
 GRAIN = 1 / 1024  # scores are multiples of it, so that sums are exact whatever their order
+CANDIDATES = 24  # for each piece that is wanted: with 10 a text takes 2 percent more tokens, with all of them no less
 BYTES = 256
 PREFIXES = 1 << 16
 
@@ -107,7 +108,7 @@ def learn_pieces(
     longest: characters of a piece that holds more than ASCII; least: times that a fragment occurs to be a candidate; `tell` is
     called with every round.
     """
-    fragments, spelling = count_fragments(text, least, longest), Spelling(text.chars)
+    fragments, spelling = likely(count_fragments(text, least, longest), text, wanted), Spelling(text.chars)
     free = np.zeros(len(fragments.parents), np.bool_)  # ASCII characters alone take no place: each is a byte
     free[: len(text.chars)] = text.chars < 0x80
     kept = np.ones(len(free), np.bool_)
@@ -146,6 +147,17 @@ def learn_pieces(
             fragments, (kept, free, uses) = thinned(fragments, kept, (kept, free, uses))
             table = table_of(fragments)
     return _learned(text, fragments, spelling, (uses, kept, spelled), penalty, rounds, fill, wanted)
+
+
+def likely(fragments: Fragments, text: Segments, wanted: int) -> Fragments:
+    """The fragments that most characters stand in, CANDIDATES for each piece that is wanted, and every single character."""
+    weight = fragments.counts * (fragments.depths - 1)
+    weight[: len(text.chars)] = np.iinfo(np.int64).max
+    if len(weight) <= CANDIDATES * wanted:
+        return fragments
+    kept = np.zeros(len(weight), np.bool_)
+    kept[np.argsort(-weight, kind="stable")[: max(CANDIDATES * wanted, len(text.chars))]] = True
+    return thinned(fragments, kept, ())[0]
 
 
 def score(

@@ -11,7 +11,7 @@ from jielong.data.mining.listing import read_listing
 from jielong.errors import InputError
 from jielong.tokenizer.training.long_runs import LongRuns, write_candidates
 
-HAN = np.array([0, 1, 4, 5, 7], np.int64)
+HAN = np.array([0, 1, 4, 5, 7, 11, 12], np.int64)
 
 
 def test_runs_by_hand() -> None:
@@ -26,6 +26,16 @@ def test_runs_by_hand() -> None:
     ]
     assert [ids.tolist() for ids, _, _ in runs.most(2)] == [[4, 3]]
     assert LongRuns(HAN).most(1) == []
+
+
+def test_a_single_piece_that_is_long_enough_is_a_run() -> None:
+    """12 characters in one piece are listed, 11 are not; beside another long piece they are part of one run."""
+    runs = LongRuns(HAN)
+    runs.add(np.array([0, 6, 0, 5, 0, 6, 1, 6, 2, 6], np.uint32), np.array([0, 6, 10]))
+    assert [(ids.tolist(), documents, times) for ids, documents, times in runs.most(1)] == [
+        ([6], 2, 3),
+        ([6, 2, 6], 1, 1),
+    ]
 
 
 def test_the_listing_waits_for_a_decision(tmp_path: Path) -> None:

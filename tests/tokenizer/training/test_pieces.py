@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jielong.tokenizer.training.best_paths import best_path_plain
-from jielong.tokenizer.training.pieces import GRAIN, Learned, Spelling, learn_pieces
+from jielong.tokenizer.training.fragment_counts import count_fragments, spell
+from jielong.tokenizer.training.pieces import GRAIN, Learned, Spelling, learn_pieces, likely
 from tests.tokenizer.training.test_fragment_counts import cut, segments_of, texts_of
 
 TEXTS = [
@@ -76,6 +77,21 @@ def test_a_text_that_repeats_itself_fills_the_vocabulary_with_its_characters() -
     assert found.rounds[-1].pieces < 10
     pieces = {piece.decode() for piece, _ in found.pieces}
     assert set(line) <= pieces and len([piece for piece in pieces if len(piece.encode()) > 1]) == 30
+
+
+def test_the_likely_candidates() -> None:
+    """Those that most characters stand in, with all that leads to them; every single character."""
+    text = segments_of(TEXTS, 1.0, 2)
+    every = count_fragments(text, 2, 7)
+    assert likely(every, text, 10_000) is every
+    some = likely(every, text, 8)
+    assert len(text.chars) < len(some.parents) < len(every.parents)
+    names = [list(spell(each, text.chars, np.arange(len(each.parents)))) for each in (every, some)]
+    counts = dict(zip(names[0], every.counts.tolist(), strict=True))
+    assert names[1][: len(text.chars)] == names[0][: len(text.chars)]
+    assert all(counts[name] == count for name, count in zip(names[1], some.counts.tolist(), strict=True))
+    best = max(names[0], key=lambda name: counts[name] * (len(name) - 1))
+    assert best in names[1] and set(names[1]) <= set(names[0])
 
 
 def test_spelling() -> None:
