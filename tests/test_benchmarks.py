@@ -85,6 +85,37 @@ def test_both_engines_of_the_data_stage(tmp_path: Path) -> None:
     assert [row["engine"] for row in result["rows"]] == ["local", "ray"]
 
 
+@pytest.mark.slow
+def test_tokenizers_beside_their_peer(tmp_path: Path) -> None:
+    """Every side has a row at every size; a BPE is trained once and cut, and trained again at the timed size with the same result;
+    our ids are the library's and come back in every document; the held-out text is the same for all."""
+    text, chance = tmp_path / "text.jsonl", random.Random(1)
+    characters = "的了是在有和人不一为中与也大上国我以要他时来用们生到作地于出就分对成会可主发年动同工能下过子说产种面而方后多定行学"
+    words = ["".join(chance.choices(characters, k=chance.randint(1, 4))) for _ in range(3000)]
+    with text.open("wb") as file:
+        for number in range(800):
+            clauses = ["".join(chance.choices(words, k=chance.randint(2, 8))) for _ in range(20)]
+            row = {"text": "，".join(clauses) + "。\n", "source": ("news", "law")[number % 2]}
+            file.write(orjson.dumps(row) + b"\n")
+    subprocess.run(
+        [sys.executable, "benchmarks/tokenizer.py", "--text", str(text), "--megabytes", "0.4", "--held-megabytes", "0.05",
+         "--sizes", "400", "600", "--timed-size", "400", "--threads", "1", "2", "--repeats", "1", "--out", str(tmp_path / "r.json")],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    result = orjson.loads((tmp_path / "r.json").read_bytes())
+    rows = {(row["side"], row["size"]): row for row in result["rows"]}
+    ours = ("our bpe", "our unigram", "our bytepiece")
+    assert set(rows) == {(side, size) for side in ("tokenizers", *ours) for size in (400, 600)}
+    for (side, size), row in rows.items():
+        assert row["vocabulary"] == size and row["train_seconds"] > 0 and row["peak_megabytes"] > 0
+        assert row["bytes_per_token"] > 1 and row["come_back"] == row["documents"]
+        assert set(row["encoding"]) == {"1", "2"} and set(row["by_source"]) == {"news", "law"}
+        assert row["equal_to_library"] == (row["documents"] if side in ours else None)
+    assert len({tuple(row["by_source"][x]["bytes"] for x in ("news", "law")) for row in rows.values()}) == 1
+    assert rows[("tokenizers", 400)]["ratio"] == 1
+    assert {"our bpe", "our unigram", "our bytepiece"} <= {goal["goal"].split(",")[0] for goal in result["goals"]}
+
+
 def test_every_result_is_dated_and_listed() -> None:
     readme = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     for path in (ROOT / "benchmarks" / "results").glob("*.json"):

@@ -98,7 +98,9 @@ class Config(Section):
             )
         for name in ("end_token", "pattern"):
             if getattr(self, name) is not None and self.path is None:
-                raise ValueError(f"{name}: speaks of a given tokenizer, and path is not given; give it, or take {name} out")
+                raise ValueError(
+                    f"{name}: speaks of a given tokenizer, and path is not given; give it, or take {name} out"
+                )
         if self.extend_words and self.extend_with:
             raise ValueError(
                 "extend_with: given together with extend_words; extend by one of them, then the result by the other"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from jielong.runs import StageContext, hash_json, write_json
 from jielong.tokenizer import bpe, unigram
 from jielong.tokenizer.config import Config
 from jielong.tokenizer.encoding_arrays import BATCH_DOCUMENTS, batches, bulk_encoder
-from jielong.tokenizer.folder import TokenizerFolder, copy_folder, input_files, open_folder
+from jielong.tokenizer.folder import TokenizerFolder, copy_folder, identity_loss, input_files, open_folder
 from jielong.tokenizer.importing.extending import extend, extend_with
 from jielong.tokenizer.shards.chunks import whole
 from jielong.tokenizer.shards.making import SPLITS, make_shards
@@ -26,6 +27,7 @@ from jielong.tokenizer.shards.workers import Setting
 from jielong.tokenizer.training.long_runs import MIN_DOCUMENTS, LongRuns, han_of, write_candidates
 
 FORMAT = 3
+LOOKED_AT = 100  # validation texts that are decoded again, to see whether a given tokenizer loses anything
 EXAMPLES = ("中国人民银行今天宣布，下调存款准备金率0.5个百分点。", "人工智能是研究、开发用于模拟人的智能的科学。",
             "床前明月光，疑是地上霜。", "def hello(): print('你好, world 2024')")  # fmt: skip
 
@@ -63,6 +65,8 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     else:
         _take(config, folder, context.out)
     tokenizer = open_folder(context.out, config.end_token)
+    if config.path is not None:
+        _tell_loss(tokenizer, itertools.chain.from_iterable(iter_texts(documents, "validation", BATCH_DOCUMENTS)))
     setting = Setting(context.out, scheme_of(config, tokenizer), tuple(data["counts"]["by_source"]), config.end_token)
     splits = make_shards(
         setting, documents, data["fingerprint"], context.run.work("tokenizer"), context.out / "shards",
@@ -106,6 +110,16 @@ def _take(config: Config, folder: Path, out: Path) -> None:
         f"tokenizer: {len(found.tokens):,} tokens added behind the {found.old_size:,} old ones, {len(found.known):,} were there "
         f"already, {len(found.refused):,} cannot be added"
     )
+
+
+def _tell_loss(tokenizer: TokenizerFolder, texts: Iterator[str]) -> None:
+    """Say so when text is not what it was after encode and decode; a tokenizer that is trained here loses nothing."""
+    loss = identity_loss(tokenizer, itertools.islice(texts, LOOKED_AT))
+    if loss.changed:
+        say(
+            f"tokenizer: {loss.changed} of {loss.texts} texts come back changed from encode and decode: {loss.before!r} as "
+            f"{loss.after!r}"
+        )
 
 
 def read_words(path: Path) -> list[str]:

@@ -35,6 +35,7 @@ Kind = Literal["unigram", "bytepiece"]
 
 PENALTY = {"unigram": 0.0, "bytepiece": 8.0}  # 8 outweighs the differences between probabilities
 LONGEST = {"unigram": 16, "bytepiece": 7}  # characters of a piece that holds more than ASCII
+SPELLED = 8  # special tokens whose spelling may be among the pieces, which then is none
 NEVER = -1e6  # the score of a special token: text that spells it is ordinary text
 CANDIDATES = 4_000_000  # a fragment that stands less than once in so many bytes is no candidate
 LEAST_CHARACTER = 2  # times that a character occurs that may stand in pieces
@@ -73,8 +74,10 @@ def train(
     text = read_segments(batches_of(texts), splitter, coverage, LEAST_CHARACTER)
     wanted = vocab_size - len(specials) - 256 - len(words)
     least = max(min_frequency, text.size // CANDIDATES)
-    learned = learn_pieces(text, max(wanted, 0), PENALTY[kind], LONGEST[kind], least, threads, tell)
-    tokenizer = untrained(pattern, models.Unigram(_vocabulary(specials, learned), None, False))
+    more = min(len(specials), SPELLED)
+    learned = learn_pieces(text, max(wanted + more, 0), PENALTY[kind], LONGEST[kind], least, threads, tell)
+    vocabulary = _vocabulary(specials, learned)[: vocab_size - len(words)]
+    tokenizer = untrained(pattern, models.Unigram(vocabulary, None, False))
     tokenizer.add_special_tokens(list(specials))
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
     for word in words:

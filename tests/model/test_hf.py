@@ -51,6 +51,12 @@ def test_config_survives_the_round_trip() -> None:
         assert to_hf_config(again, 5) == table
 
 
+def test_the_beginning_of_texts() -> None:
+    assert to_hf_config(TINY, 5)["bos_token_id"] == to_hf_config(TINY, 5)["eos_token_id"] == 5
+    table = to_hf_config(TINY, 5, 0)
+    assert (table["bos_token_id"], table["eos_token_id"]) == (0, 5)
+
+
 def test_one_class_every_old_rope_form() -> None:
     table = to_hf_config(TINY, 0)
     del table["rope_parameters"]

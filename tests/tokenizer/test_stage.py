@@ -2,59 +2,31 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import orjson
 import pytest
+from transformers import AutoTokenizer
 
-from jielong.data.config import Config as DataConfig
-from jielong.data.config import Source
-from jielong.data.documents import iter_texts
-from jielong.data.stage import run as run_data
 from jielong.errors import TokenizerError
-from jielong.runs import Run, StageContext, list_outputs, write_json
+from jielong.runs import StageContext, list_outputs, write_json
 from jielong.tokenizer import bpe, stage
 from jielong.tokenizer.config import Config
 from jielong.tokenizer.folder import open_folder
 from jielong.tokenizer.shards import workers
-from jielong.tokenizer.shards.manifest import COUNTED
 from jielong.tokenizer.shards.reading import Shards
 from jielong.tokenizer.stage import clean_up, inputs, run
-from tests.corpus import texts, write_jsonl
+from tests.corpus import texts
+from tests.tokenizer.stages import another, check_shards, finished_data, rows_of
+
+Kind = Literal["bpe", "unigram", "bytepiece"]
+KINDS: tuple[Kind, ...] = ("bpe", "unigram", "bytepiece")
 
 
 @pytest.fixture
 def context(tmp_path: Path) -> StageContext:
     """A run folder whose data stage is finished."""
-    path = write_jsonl(tmp_path / "news.jsonl", texts(80))
-    data = tmp_path / "run" / "data"
-    data.mkdir(parents=True)
-    config = DataConfig(sources=(Source(name="news", path=str(path)),), validation_fraction=0.2)
-    counts = run_data(config, StageContext(Run(tmp_path / "run"), data, 1), tmp_path)
-    write_json(data / "manifest.json", {"counts": counts, "fingerprint": "", "section": {}, "outputs": [], "seed": 1})
-    out = tmp_path / "run" / "tokenizer"
-    out.mkdir()
-    return StageContext(Run(tmp_path / "run"), out, 1)
-
-
-def check_shards(context: StageContext, counts: dict[str, Any]) -> None:
-    """Every document of both splits comes back from the shards, in order, and the counts are sums over documents."""
-    tokenizer = open_folder(context.out)
-    for split in ("train", "validation"):
-        shards = Shards(context.out / "shards", split)
-        shards.verify()
-        rows = [text for batch in iter_texts(context.run.stage("data") / "documents", split) for text in batch]
-        assert [tokenizer.decode(document[:-1].tolist()) for document in shards] == rows
-        assert all(document[-1] == tokenizer.end_id for document in shards)
-        of_sources = counts[split]["by_source"].values()
-        assert all(sum(row[key] for row in of_sources) == counts[split][key] for key in COUNTED)
-        assert counts[split] == {
-            "documents": len(rows),
-            "tokens": sum(len(ids) + 1 for ids in tokenizer.encode(rows)),
-            "bytes": sum(len(text.encode()) for text in rows),
-            "chars": sum(map(len, rows)),
-            "by_source": counts[split]["by_source"],
-        }
+    return finished_data(tmp_path, texts(80))
 
 
 def test_train_and_shard(context: StageContext, tmp_path: Path) -> None:
@@ -91,7 +63,7 @@ def test_a_corpus_smaller_than_the_vocabulary(
     counts = run(Config(vocab_size=6400), context, tmp_path)
     assert counts["vocab_size"] < 6400
     said = capsys.readouterr().err
-    assert "no more pairs to merge" in said and "the corpus is smaller than the vocabulary" not in said
+    assert "the text has no more to make tokens of" in said and "the corpus is smaller than the vocabulary" not in said
     check_shards(context, counts)
 
 
@@ -113,7 +85,7 @@ def test_a_beginning_token_and_no_end(context: StageContext, tmp_path: Path) -> 
     write_json(folder / "tokenizer_config.json", table | {"bos_token": "<|im_start|>"})
     run(Config(path=str(folder), bos=True, eos=False), context, tmp_path)
     tokenizer, shards = open_folder(context.out), Shards(context.out / "shards", "train")
-    rows = [text for batch in iter_texts(context.run.stage("data") / "documents", "train") for text in batch]
+    rows = rows_of(context, "train")
     assert [row.tolist() for row in shards] == [[1, *ids] for ids in tokenizer.encode(rows)]
     assert [shards.targets(n).tolist() for n in range(shards.documents)] == tokenizer.encode(rows)
     assert shards.start_id == 1 and shards.target_tokens == shards.tokens - len(rows)
@@ -134,10 +106,50 @@ def test_uint16_forced_on_a_large_vocabulary_and_uint32_on_a_small_one(context: 
     counts = run(Config(path=str(tmp_path / "small"), dtype="uint32"), context, tmp_path)
     assert counts["dtype"] == "uint32"
     check_shards(context, counts)
+    before = len(list_outputs(context.run.work("tokenizer")))
     tokenizer.add_tokens([f"词{n}" for n in range(66_000)])
     bpe.save(tokenizer, tmp_path / "large")
     with pytest.raises(TokenizerError, match=r"tokenizer\.dtype: uint16 does not hold every id .*, got 66,300 ids"):
-        run(Config(path=str(tmp_path / "large"), dtype="uint16"), context, tmp_path)
+        run(Config(path=str(tmp_path / "large"), dtype="uint16"), another(context, "refused"), tmp_path)
+    assert (
+        not list((context.run.root / "refused").glob("shards"))
+        and len(list_outputs(context.run.work("tokenizer"))) == before
+    )
+
+
+def test_a_tokenizer_without_an_end_token(context: StageContext, tmp_path: Path) -> None:
+    """One sentence that says what to do; what it says is enough, and readers of the result need not be told."""
+    folder = tmp_path / "given"
+    bpe.save(bpe.train(texts(80), 300, ("<x>",), 2, True), folder)
+    table = orjson.loads((folder / "tokenizer_config.json").read_bytes())
+    write_json(folder / "tokenizer_config.json", table | {"bos_token": None, "eos_token": None, "pad_token": None})
+    with pytest.raises(
+        TokenizerError, match=r"names no end-of-text token .*; name one of its tokens with tokenizer\.end_token$"
+    ):
+        run(Config(path=str(folder)), context, tmp_path)
+    assert not context.run.work("tokenizer").exists()  # nothing was begun
+    counts = run(Config(path=str(folder), end_token="<x>"), context, tmp_path)
+    assert open_folder(context.out).end_token == "<x>"
+    check_shards(context, counts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_options_reach_the_folder(kind: Kind, context: StageContext, tmp_path: Path) -> None:
+    config = Config(
+        kind=kind, vocab_size=400, special_tokens=("<x>",), reserved_tokens=3, user_words=("作取得", "hello world"),
+        split_letters=True,
+    )  # fmt: skip
+    counts = run(config, context, tmp_path)
+    check_shards(context, counts)
+    tokenizer = open_folder(context.out)
+    names = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<x>", "<|reserved_0|>", "<|reserved_1|>", "<|reserved_2|>")
+    assert [tokenizer.backend.token_to_id(name) for name in names] == list(range(7))
+    assert AutoTokenizer.from_pretrained(context.out).convert_tokens_to_ids("<|reserved_2|>") == 6
+    assert counts["vocab_size"] == tokenizer.size <= 400
+    cut = tokenizer.cut("工作取得新 hello world, hello 2024")
+    assert "作取得" in cut and "hello world" in cut and cut[-4:] == list("2024")
+    assert cut[cut.index("hello world") + 1 :][-10:-5] == list("hello")
+    assert tokenizer.encode(["<x><|reserved_0|>"])[0][0] > 6  # text that spells one is text
 
 
 def test_a_trained_tokenizer_is_kept_until_the_stage_is_published(context: StageContext, tmp_path: Path) -> None:

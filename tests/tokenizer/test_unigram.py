@@ -73,6 +73,16 @@ def test_coverage_leaves_rare_characters_to_bytes() -> None:
     assert len(full.encode("龘").ids) == 1 < len(most.encode("龘").ids)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_special_token_that_the_text_spells_is_no_piece(kind: Kind) -> None:
+    texts = [f"{text} <|im_start|>\n" for text in TEXTS] * 2
+    tokenizer, _ = train(texts, kind, 360, SPECIALS, split_digits=True)
+    assert tokenizer.get_vocab_size() == 360
+    tokenizer.encode_special_tokens = True
+    assert tokenizer.decode(tokenizer.encode(texts[0]).ids, skip_special_tokens=False) == texts[0]
+    assert not {0, 1} & set(tokenizer.encode(texts[0]).ids)
+
+
 def test_patterns() -> None:
     assert line_split(True, False) == r"[\p{N}]|[^\p{N}\n]+\n*|\n+"
     assert line_split(False, False) == r"[^\n]+\n*|\n+"

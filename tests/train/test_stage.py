@@ -11,10 +11,15 @@ import pytest
 from jielong.errors import ShardError
 from jielong.metrics import read_jsonl
 from jielong.model.config import Config as ModelConfig
+from jielong.model.hf import read_config
 from jielong.model.stage import run as run_model
 from jielong.runs import Run, StageContext, write_json
+from jielong.tokenizer.folder import open_folder
+from jielong.tokenizer.shards.manifest import Scheme, write_manifest
+from jielong.tokenizer.shards.writing import ShardWriter
 from jielong.train.config import Config
 from jielong.train.stage import run
+from tests.train.conftest import TEXTS
 
 SMALL = ModelConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
                     max_position_embeddings=16)  # fmt: skip
@@ -44,6 +49,20 @@ def test_counts_and_hooks(context: StageContext) -> None:
     assert [row["step"] for row in read_jsonl(context.out / "samples.jsonl")] == [0, 5, 10]
     evaluated = [row["step"] for row in read_jsonl(context.out / "metrics.jsonl") if "validation_loss" in row]
     assert evaluated == [4, 8, 10]
+
+
+def test_a_checkpoint_tells_what_documents_began_with(context: StageContext) -> None:
+    """The start id of the shards is the bos of the model, and of no other meaning to the tokenizer."""
+    folder = context.run.stage("tokenizer")
+    tokenizer = open_folder(folder)
+    scheme = Scheme(tokenizer.size, tokenizer.end_id, start_id=1)
+    shutil.rmtree(folder / "shards")
+    with ShardWriter(folder / "shards", "train", scheme, 10_000) as writer:
+        writer.add(TEXTS, tokenizer.encode(TEXTS))
+    write_manifest(folder / "shards", scheme, {"train": writer.summary()})
+    counts = go(context)
+    table = read_config(context.out / counts["checkpoint"])
+    assert (table["bos_token_id"], table["eos_token_id"]) == (1, 0)
 
 
 def test_a_damaged_shard_stops_it_before_the_first_step(context: StageContext) -> None:

@@ -36,6 +36,7 @@ from jielong.runs import write_bytes, write_json
 from jielong.tokenizer.folder import TokenizerFolder, copy_folder, open_folder
 from jielong.tokenizer.importing.sentencepiece_model import SPACE, WORDS_MARK, pattern_of
 from jielong.tokenizer.importing.tiktoken_file import byte_characters
+from jielong.tokenizer.training.pieces import grained
 
 FORMAT = 1
 FILE = "extension.json"
@@ -261,7 +262,7 @@ class _Work:
     def _as_piece(self, word: str, spelled: str) -> str | None:
         parts = self._old_ids(spelled)
         scores = [float(self.model["vocab"][part][1]) for part in parts]
-        self.scores[spelled] = max(sum(scores) / len(scores), self.least)
+        self.scores[spelled] = grained(max(sum(scores) / len(scores), self.least))  # the compiled encoder wants such
         self._put(spelled, word, parts, "piece", True)
         return None
 

@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jielong.data.cleaning.scan import encode
 from jielong.errors import TokenizerError
-from jielong.tokenizer import bpe
+from jielong.tokenizer import bpe, unigram
 from jielong.tokenizer.config import Config
+from jielong.tokenizer.encoding.encoder import open_encoder
 from jielong.tokenizer.folder import TokenizerFolder, open_folder
 from jielong.tokenizer.importing.extending import Extended, extend, extend_with, is_han, token_texts
 from tests.tokenizer.importing.test_sentencepiece_model import SETTINGS, train, with_pieces
@@ -177,3 +179,16 @@ def test_real_tokenizers(name: str, tmp_path: Path) -> None:
         token.how for token in extended.tokens
     }:
         assert in_old_ids(extended, after) == before
+
+
+def test_what_was_learned_here_is_still_encoded_by_compiled_code(tmp_path: Path) -> None:
+    texts = [f"第{number}条：下调存款准备金率，大模型的训练与推理。\n" for number in range(60)]
+    trained, _ = unigram.train(texts, "bytepiece", 300, ("<|endoftext|>",))
+    bpe.save(trained, tmp_path / "old")
+    extended = extend(open_folder(tmp_path / "old"), ["推理加速", "存款保险"], tmp_path / "new").tokenizer
+    encoder = open_encoder(extended.path, extended.backend, 1)
+    assert encoder is not None
+    text = "推理加速与存款保险，训练。"
+    ids, _ = encoder(*encode([text]))
+    assert ids.tolist() == extended.encode([text])[0] and extended.decode(ids.tolist()) == text
+    assert {extended.size - 2, extended.size - 1} <= set(ids.tolist())

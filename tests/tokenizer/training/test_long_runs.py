@@ -29,11 +29,11 @@ def test_runs_by_hand() -> None:
 
 
 def test_a_single_piece_that_is_long_enough_is_a_run() -> None:
-    """12 characters in one piece are listed, 11 are not; beside another long piece they are part of one run."""
+    """12 characters in one piece are a run, 11 are not; beside other long pieces they are part of one."""
     runs = LongRuns(HAN)
     runs.add(np.array([0, 6, 0, 5, 0, 6, 1, 6, 2, 6], np.uint32), np.array([0, 6, 10]))
     assert [(ids.tolist(), documents, times) for ids, documents, times in runs.most(1)] == [
-        ([6], 2, 3),
+        ([6], 1, 2),
         ([6, 2, 6], 1, 1),
     ]
 
