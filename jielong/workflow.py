@@ -13,7 +13,7 @@ import functools
 import importlib
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -294,7 +294,7 @@ def _training_hooks(recipe: Recipe, run: Run) -> dict[str, Any]:
     short = infer.model_copy(update={"max_new_tokens": train.sample_tokens})
     shards = Shards(run.stage("tokenizer") / "shards", "validation")
     shards.verify()
-    tokenizer = open_folder(run.stage("tokenizer"))
+    tokenizer = replace(open_folder(run.stage("tokenizer")), start_id=shards.start_id)
     if "infer" in recipe.sections:
         choose_device(infer.device, "infer.device")  # what would be refused after the training is refused before it
     prompts = train.sample_prompts or infer.prompts
