@@ -12,7 +12,7 @@ the two are parted; near-duplicates are not, for any side. All sides have as man
 - *rustbpe*: the same split; `tiktoken` encodes.
 - *sentencepiece*: Unigram with byte fallback, no normalization. It gets whole documents and may keep pieces of blanks
   (allow_whitespace_only_pieces): both help it (6 % on text with code). Every character of its coverage is a token, so that is
-  0.9995, or less where those would take more than half of the vocabulary. Minutes for each size.
+  0.9995, or less (0.98 at least) where those would take more than half of the vocabulary. Minutes for each size.
 - The package *bytepiece* is not among them: it wants pyahocorasick compiled for bytes, and the one that is published as a wheel,
   which other packages need, is not.
 
