@@ -1,6 +1,6 @@
 """Training time, memory, compression and encoding speed of tokenizers: our kinds beside their peers, the same text, in one run.
 
-    python benchmarks/tokenizer.py                                   # beside `tokenizers`; about an hour on two cores
+    python benchmarks/tokenizer.py                                   # beside `tokenizers`; a quarter of an hour on two cores
     python benchmarks/tokenizer.py --peers tokenizers rustbpe sentencepiece --out benchmarks/results/DATE-tokenizer-cpu.json
 
 Every side learns from the same --megabytes of documents, real text only, in one shuffled order, and is measured on documents that

@@ -17,7 +17,7 @@ has 4.51.
 
 The merging itself is compiled code of our own (`training.bpe_merges`), with the merges of the `tokenizers` library's trainer,
 which `train_plain` calls: its memory grows with the number of *different* pieces, which for Chinese is close to the number
-of clauses: about 10 bytes a byte of text, where the library takes 70. `max_train_bytes` bounds it.
+of clauses: about 13 bytes a byte of *different* pieces, where the library takes 70 a byte of text. `max_train_bytes` bounds it.
 """
 
 from __future__ import annotations

@@ -56,7 +56,10 @@ class Config(Section):
         None, description="the end-of-text token, where the folder in `path` does not say which it is"
     )
     max_train_bytes: int = Field(
-        50_000_000, description="text the tokenizer is trained on, UTF-8 bytes, spread evenly over the corpus", ge=1000
+        50_000_000,
+        description="text the tokenizer is trained on, UTF-8 bytes, spread evenly over the corpus",
+        ge=1000,
+        le=2_000_000_000,
     )
     shard_tokens: int = Field(100_000_000, description="tokens in one shard file", ge=1)
     dtype: Literal["auto", "uint16", "uint32"] = Field(
@@ -95,6 +98,19 @@ class Config(Section):
         if (self.extend_words or self.extend_with) and self.path is None:
             raise ValueError(
                 "extend_words, extend_with: there is no tokenizer to extend, path is not given; give it, or take them out"
+            )
+        if short := [name for name in self.special_tokens if len(name) == 1]:
+            raise ValueError(
+                f"special_tokens: a single character, got {short[0]!r}; it would stand for a byte of ordinary text; give a longer name"
+            )
+        for name in ("user_words", "special_tokens", "reserved_tokens"):
+            if getattr(self, name) and self.path is not None:
+                raise ValueError(
+                    f"{name}: speaks of a tokenizer that is trained, and path gives one; take one of them out (extend_words adds words)"
+                )
+        if self.extend_count is not None and not (self.extend_words or self.extend_with):
+            raise ValueError(
+                f"extend_count: nothing extends the tokenizer, got {self.extend_count}; give extend_words or extend_with"
             )
         for name in ("end_token", "pattern"):
             if getattr(self, name) is not None and self.path is None:

@@ -186,7 +186,7 @@ def _train(config: Config, documents: Path, counts: dict[str, Any], out: Path) -
             tokenizer, learned = unigram.train(
                 counted(), config.kind, config.vocab_size, config.specials, config.min_frequency, config.split_digits,
                 config.split_letters, config.user_words, config.character_coverage,
-                config.processes or len(os.sched_getaffinity(0)), lambda one: say(one.line()),
+                config.processes or os.cpu_count() or 1, lambda one: say(one.line()),
             )  # fmt: skip
     size = tokenizer.get_vocab_size()
     if size < config.vocab_size:

@@ -74,9 +74,9 @@ def train(
     text = read_segments(batches_of(texts), splitter, coverage, LEAST_CHARACTER)
     wanted = vocab_size - len(specials) - 256 - len(words)
     least = max(min_frequency, text.size // CANDIDATES)
-    more = min(len(specials), SPELLED)
+    more = min(len(specials), SPELLED) + len(words)  # what may be learned and is there already
     learned = learn_pieces(text, max(wanted + more, 0), PENALTY[kind], LONGEST[kind], least, threads, tell)
-    vocabulary = _vocabulary(specials, learned)[: vocab_size - len(words)]
+    vocabulary = _vocabulary(specials, learned, words)[: vocab_size - len(words)]
     tokenizer = untrained(pattern, models.Unigram(vocabulary, None, False))
     tokenizer.add_special_tokens(list(specials))
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
@@ -89,12 +89,13 @@ def train(
     return tokenizer, learned
 
 
-def _vocabulary(specials: tuple[str, ...], learned: Learned) -> list[tuple[str, float]]:
-    """Special tokens, the 256 bytes, then the pieces by falling use."""
+def _vocabulary(specials: tuple[str, ...], learned: Learned, words: list[str]) -> list[tuple[str, float]]:
+    """Special tokens, the 256 bytes, then the pieces by falling use, without those that are tokens of another kind."""
+    taken = {*specials, *(word for word in words if len(word) > 1)}
     names = {byte: char for char, byte in byte_chars().items()}
     scores = {bytes([byte]): learned.byte_score for byte in byte_order()} | dict(learned.pieces)
     spelled = [("".join(names[byte] for byte in piece), score) for piece, score in scores.items()]
     return [
         *((special, NEVER) for special in specials),
-        *((name, score) for name, score in spelled if name not in specials),
+        *((name, score) for name, score in spelled if name not in taken),
     ]

@@ -83,6 +83,11 @@ def test_a_special_token_that_the_text_spells_is_no_piece(kind: Kind) -> None:
     assert not {0, 1} & set(tokenizer.encode(texts[0]).ids)
 
 
+def test_user_words_that_would_be_learned_leave_their_place_to_others() -> None:
+    tokenizer, _ = train(TEXTS, "bytepiece", 340, SPECIALS, user_words=("print", "range"))
+    assert tokenizer.get_vocab_size() == 340 and tokenizer.token_to_id("range") == 339
+
+
 def test_patterns() -> None:
     assert line_split(True, False) == r"[\p{N}]|[^\p{N}\n]+\n*|\n+"
     assert line_split(False, False) == r"[^\n]+\n*|\n+"

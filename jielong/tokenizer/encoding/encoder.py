@@ -42,7 +42,7 @@ class Encoder(Protocol):
 
 def open_encoder(folder: Path, backend: tokenizers.Tokenizer, threads: int | None = None) -> Encoder | None:
     """The compiled encoder of an opened folder, or None. `threads`: at most so many work at once; None: one a core."""
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or os.cpu_count() or 1
     described: dict[str, Any] = orjson.loads(backend.to_str())
     if described.get("truncation") or described.get("padding"):
         return None

@@ -120,7 +120,7 @@ def import_flat(
                 else "they are of another tokenizer or dtype"
             )
             raise ShardError(f"--out: shards that can not be added to, got {out}; {why}; give another folder")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and set(out.iterdir()) != set(out.glob(f"{split}-[0-9]*.*")):
         raise ShardError(f"--out: neither empty nor a shards folder, got {out}; give another folder")
     for left in out.glob(f"{split}-*.*"):  # of an import that was broken off: the manifest does not name them
         left.unlink()

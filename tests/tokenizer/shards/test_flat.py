@@ -74,6 +74,9 @@ def test_import(tokenizer: TokenizerFolder, tmp_path: Path, closed: bool) -> Non
     assert Shards(tmp_path / "s", "validation").documents == Shards(tmp_path / "s", "train").documents == 4
     with pytest.raises(ShardError, match="already have the split 'train'"):
         import_flat(tmp_path / "x.bin", "uint16", None, tokenizer, tmp_path / "s", "train", 6)
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "train-00000.bin").write_bytes(b"broken off")  # a kill, and once more
+    assert import_flat(tmp_path / "x.bin", "uint16", None, tokenizer, tmp_path / "t", "train", 6) == summary
 
 
 def test_what_is_refused(tokenizer: TokenizerFolder, tmp_path: Path) -> None:
