@@ -58,7 +58,8 @@ def type_name(annotation: Any) -> str:
     if origin is Literal:
         return ", ".join(f'`"{choice}"`' for choice in arguments)
     if origin is tuple:
-        return "list of tables" if tables_of(annotation) else f"list of {type_name(arguments[0])}s"
+        inner = type_name(arguments[0])
+        return "list of tables" if tables_of(annotation) else f"list of {inner}{'' if inner.startswith('`') else 's'}"
     if origin is dict:
         return f"table of {type_name(arguments[1]).replace('list of', 'lists of')}{'' if 'list' in type_name(arguments[1]) else 's'}"
     return "table" if nested(annotation) else NAMES[annotation]
@@ -132,7 +133,8 @@ def reference() -> str:
 
 def below(place: str, kind: type[Section]) -> str:
     """A table of a list, and the tables of lists in it."""
-    choice = next((value for value in typing.get_args(first_field(kind).annotation)), None)
+    choices = typing.get_args(first_field(kind).annotation)
+    choice = choices[0] if len(choices) == 1 else None  # a key with several values tells no kinds of tables apart
     title = f"`{place}` with `{key_of(kind)} = {json.dumps(choice)}`" if choice else f"`{place}`"
     common = Step if issubclass(kind, Step) else Section
     rows = [f"### {title}: {' '.join((kind.__doc__ or '').split())}\n\n{table(kind, common)}\n"]

@@ -1,27 +1,40 @@
 """The command line: one command a stage, in order, and a few more. It wires functions together and holds no logic.
 
-Results go to standard output, everything said along the way to standard error; with `--json` the last line of standard
-output is one JSON object. A user's mistake ends with one sentence and exit status 2, never with a traceback. Everything
-heavy is imported inside the command that needs it: `jielong --help` answers in a fraction of a second.
+What all commands share stands in console.py. Everything heavy is imported inside the command that needs it:
+`jielong --help` answers in a fraction of a second.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 import io
-import json as json_module
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from jielong import STAGES, __version__
-from jielong.errors import InputError, JielongError, explain_os_error
+from jielong.console import (
+    RUNS,
+    DataOpt,
+    EngineOpt,
+    FreshOpt,
+    JsonOpt,
+    ModelArg,
+    NameOpt,
+    RecipeArg,
+    RunsOpt,
+    SetOpt,
+    ToOpt,
+    friendly,
+    json_printed,
+    print_json,
+    tell,
+)
+from jielong.errors import InputError
 from jielong.progress import plain, say
 from jielong.tokenizer.shards.commands import COMMANDS as SHARDS_COMMANDS
 
@@ -34,88 +47,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped recipe's name.")]
-ModelArg = Annotated[str, typer.Argument(metavar="MODEL", help="A run's name, or any Llama-class Hugging Face folder.")]
-DataOpt = Annotated[
-    list[str] | None,
-    typer.Option("--data", metavar="GLOB", help="Use these files instead of the recipe's sources (repeatable)."),
-]
-SetOpt = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key of the recipe (repeatable)."),
-]
-RunsOpt = Annotated[Path, typer.Option("--runs-dir", help="Where run folders are.")]
-NameOpt = Annotated[str, typer.Option("--name", help="Name of the run folder; default: the recipe's name.")]
-FreshOpt = Annotated[bool, typer.Option("--fresh", help="Make it again even if it is up to date.")]
-JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
-EngineOpt = Annotated[
-    str | None,
-    typer.Option("--engine", metavar="ENGINE", help="local, or ray: workers on a Ray cluster (short for data.engine)."),
-]
-ToOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--to", metavar="URL", help="Bring the result to s3://... or another fsspec URL (needs the extra remote)."
-    ),
-]
-RUNS = Path("runs")
-_json_printed: list[bool] = []  # whether the one JSON object is out
-
-
-def friendly(command: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
-    """Print a command's result as JSON when asked, and its errors as one sentence with exit status 2."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        as_json = bool(kwargs.get("json"))
-        try:
-            result = command(*args, **kwargs)
-            if as_json:
-                _print_json({"ok": True, **(result or {})})
-        except KeyboardInterrupt as stop:
-            say(f"\n{stop}" if str(stop) else "\nstopped")
-            _fail(str(stop) or "stopped", 130, as_json)
-        except BrokenPipeError:  # whoever read the results went away; what was made is made
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at its end
-            raise typer.Exit(1) from None
-        except Exception as error:
-            known = error if isinstance(error, JielongError) else explain_os_error(error)
-            if known is None:
-                raise
-            say(f"error: {known}")
-            _fail(str(known), known.exit_code, as_json)
-
-    wrapped.__signature__ = inspect.signature(command, eval_str=True)  # type: ignore[attr-defined]
-    return wrapped
-
-
-def _fail(message: str, status: int, as_json: bool) -> NoReturn:
-    if as_json:
-        _print_json({"ok": False, "error": message})
-    raise typer.Exit(status) from None
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    import orjson
-
-    try:
-        text = orjson.dumps(value, default=str).decode()
-    except TypeError:  # a name that is no UTF-8
-        text = json_module.dumps(value, default=str)
-    print(text, flush=True)
-    _json_printed.append(True)
-
-
-def _out(text: str = "", end: str = "\n") -> None:
-    print(plain(text), end=end, flush=True)
-
 
 @app.callback(invoke_without_command=True)
 def _top(
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
 ) -> None:
     if version:
-        _out(__version__)
+        tell(__version__)
         raise typer.Exit
 
 
@@ -137,7 +75,7 @@ def _run(
     chain = workflow.needed(loaded, wanted[-1]) if stages is not None else wanted
     outcomes = workflow.run_stages(loaded, run, chain, tuple(wanted) if fresh else (), to)
     if not json:
-        _out(show.summary(run, outcomes, workflow.places(run), workflow.continuations(run) if stages is None else []))
+        tell(show.summary(run, outcomes, workflow.places(run), workflow.continuations(run) if stages is None else []))
     return {
         "run": str(run.root),
         "up_to_date": all(outcome.state == "up to date" for outcome in outcomes),
@@ -154,7 +92,7 @@ def _presets(json: bool) -> dict[str, Any]:
 
     rows = preset_rows()
     if not json:
-        _out(show.presets(rows))
+        tell(show.presets(rows))
     return {"presets": rows}
 
 
@@ -199,8 +137,8 @@ def _tokenizer_report(
     write_page(report, out)
     if not json:
         for title, head, rows in tables(report):
-            _out(f"{title}\n{show.table(head, rows)}\n")
-        _out("\n".join([*notes(report), f"The page, with coloured cuts: {out}"]))
+            tell(f"{title}\n{show.table(head, rows)}\n")
+        tell("\n".join([*notes(report), f"The page, with coloured cuts: {out}"]))
     return {**report, "page": str(out)}
 
 
@@ -280,7 +218,7 @@ def evaluate(
     model, tokenizer, folder = open_model(target, runs_dir)
     results = evaluate_files(model, tokenizer, data, config)
     if not json:
-        _out(show.table(["measure", "value"], [[key, show.number(value)] for key, value in results.items()]))
+        tell(show.table(["measure", "value"], [[key, show.number(value)] for key, value in results.items()]))
     return {"model": str(folder), "results": results}
 
 
@@ -297,7 +235,7 @@ def status(
 
     rows = show.status_rows(runs_dir, run)
     if not json:
-        _out(show.status_table(rows, runs_dir))
+        tell(show.status_table(rows, runs_dir))
     return {"runs": rows}
 
 
@@ -313,7 +251,7 @@ def new(
 
     file = write_new(path, base, data)
     if not json:
-        _out(f"{file} written; edit it, then: jielong run {file}")
+        tell(f"{file} written; edit it, then: jielong run {file}")
     return {"recipe": str(file)}
 
 
@@ -335,7 +273,7 @@ def check(
 
     result = check_paths(paths, None if no_write else out, text_field, encoding, preview)
     if not json:
-        _out(show.check_report(result, None if no_write else out))
+        tell(show.check_report(result, None if no_write else out))
     return result
 
 
@@ -419,11 +357,11 @@ def generate(
     rows = []
     for number, text in enumerate(prompts):  # every prompt draws with the next seed, as in the infer stage
         if not json:
-            _out(text, end="")
-        show = None if json else functools.partial(_out, end="")
+            tell(text, end="")
+        show = None if json else functools.partial(tell, end="")
         rows.append(asdict(continue_prompt(opened, tokenizer, text, config, config.seed + number, show)))
         if not json:
-            _out("\n" if len(prompts) > 1 else "")
+            tell("\n" if len(prompts) > 1 else "")
     return {"model": str(folder), "continuations": rows}
 
 
@@ -449,12 +387,12 @@ def chat(
             return
         if not text.strip():
             return
-        _out(text, end="")
+        tell(text, end="")
         try:
-            continue_prompt(opened, tokenizer, text, config, config.seed + turn, functools.partial(_out, end=""))
+            continue_prompt(opened, tokenizer, text, config, config.seed + turn, functools.partial(tell, end=""))
         except InputError as error:
             say(f"\nerror: {error}")
-        _out()
+        tell()
         turn += 1
 
 
@@ -471,14 +409,14 @@ def main() -> None:
             message = f"argument: not UTF-8, got {argument!r}; write it in UTF-8 (is the locale a UTF-8 one?)"
             say(f"error: {message}")
             if as_json:
-                _print_json({"ok": False, "error": message})
+                print_json({"ok": False, "error": message})
             sys.exit(2)
     try:
         app()
     except SystemExit as end:
         # an option that is missing, unknown or out of its bounds is refused before any command begins
-        if as_json and end.code not in (None, 0) and not _json_printed:
-            _print_json({"ok": False, "error": "usage: the command line is not valid; standard error says how"})
+        if as_json and end.code not in (None, 0) and not json_printed:
+            print_json({"ok": False, "error": "usage: the command line is not valid; standard error says how"})
         raise
 
 

@@ -31,7 +31,7 @@ GROUND = {
     "storage",
     "uploads",
 }  # files at the root that any stage may import
-TOP = {"__main__", "workflow", "show", "report"}  # files at the root that may import every stage
+TOP = {"__main__", "console", "workflow", "show", "report"}  # files at the root that may import every stage
 APART = {"charts"}  # pure functions, for the ground floor too
 HEAVY = {"torch", "transformers", "accelerate", "deepspeed", "peft", "trl", "ray", "gradio", "fastapi"}
 ORDER = list(STAGES)

@@ -8,6 +8,7 @@ from typing import Any
 from jielong.errors import ModelError
 from jielong.model.config import Config
 from jielong.model.cost import embedding_parameters, flops_per_token, parameters
+from jielong.progress import say
 from jielong.runs import StageContext
 from jielong.tokenizer.folder import copy_folder, open_folder
 from jielong.tokenizer.shards.manifest import read_manifest
@@ -22,7 +23,7 @@ def inputs(config: Config, folder: Path) -> list[tuple[str, Path]]:
 
 def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     """Write the initial model folder into context.out; return the counts for the manifest."""
-    from jielong.model.hf import save_folder, to_hf_config, write_checksums
+    from jielong.model.hf import class_of, reason_for_own_class, save_folder, write_checksums
     from jielong.model.transformer import CausalLM, initialise
 
     tokenizer = open_folder(context.run.stage("tokenizer"))
@@ -33,6 +34,8 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
             f"model.vocab_size: too small, got {config.vocabulary}; the tokenizer has {tokenizer.size} ids; "
             "raise it or leave it out"
         )
+    if (reason := reason_for_own_class(config)) is not None:
+        say(f"model: saved under our own model_type, which other tools do not open: {reason}")
     model = CausalLM(config)
     initialise(model, context.seed)
     save_folder(model, context.out, tokenizer.end_id, scheme.row_start)
@@ -42,7 +45,7 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
         "parameters": parameters(config),
         "embedding_parameters": embedding_parameters(config),
         "flops_per_token": flops_per_token(config, config.max_position_embeddings),
-        "hf_class": to_hf_config(config, tokenizer.end_id)["architectures"][0],
+        "hf_class": class_of(config)[1],
         "tied": config.tie_word_embeddings,
         "vocab_size": config.vocabulary,
     }

@@ -1,89 +1,87 @@
-"""The model: a Llama-family decoder in one file, attention maths included, parallelism and I/O left out.
+"""The model: a Llama-family decoder, parallelism and I/O left out.
 
 Shapes, as suffixes: B rows of a batch, T query positions, S key positions (cached and new), C hidden_size, H query
-heads, G key-value heads, D size of a head, V vocabulary.
+heads, G key-value heads, D size of a head, V vocabulary, E experts.
 
 Parameter names are Hugging Face's (`model.layers.0.self_attn.q_proj.weight`), so a checkpoint is a state dict with a
 config mapping (`hf.py`), and adapter libraries' target names work unchanged. RMSNorm, rotary positions, grouped-query
-attention and SwiGLU follow Llama (arXiv:2302.13971, 2307.09288); `qk_norm` follows Qwen3 (arXiv:2505.09388).
+attention and SwiGLU follow Llama (arXiv:2302.13971, 2307.09288); `qk_norm` follows Qwen3 (arXiv:2505.09388). Three files
+stand beside this one: `positions.py` (rotary frequencies and their stretching, ALiBi), `attention.py` (what is seen, and the
+kernels), `experts.py` (mixtures of experts).
 
-There are no buffers: rotary angles are computed from the positions of each batch, in float32 (bfloat16 can not tell
-position 257 from 258). This costs T x D/2 sines a batch, nothing beside one projection, and lets packed rows restart
+There are no buffers of positions: rotary angles are computed from the positions of each batch, in float32 (bfloat16 can not
+tell position 257 from 258). This costs T x D/2 sines a batch, nothing beside one projection, and lets packed rows restart
 their positions at every document.
 
-Packed rows: `documents_BT` numbers the document that each token belongs to; attention then stays inside a document. It is
-done with a boolean mask, which every device's `scaled_dot_product_attention` accepts (about 1.5 times the cost of the causal
-kernel at T = 1024 on CPU; attention is a small part of a small model).
+A cache (`infer/cache.py`) keeps keys and values, rotated; or, where it throws tokens away, not yet rotated (`late`); or, for EL-attention (arXiv:2105.04779), the layer's normed input instead of
+both (`hidden`): with the key and value products moved to the query's side, q Wk^T x^T = (q Wk^T) x^T, every head reads the
+same C numbers a token. That needs positions that do not touch the keys (ALiBi or none) and no norm on them.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jielong.model.attention import Kind, Sight, attend, choose_kernel, shifted_attention, weigh
 from jielong.model.config import Config
+from jielong.model.experts import Routing, SparseMLP, auxiliary_loss, expert_use
+from jielong.model.feed_forward import MLP
+from jielong.model.positions import (
+    ContinuousFrequencies,
+    alibi_slopes,
+    attention_factor,
+    inverse_frequencies,
+    rotary,
+    rotate,
+    stretched_positions,
+)
 
 IGNORE = -100  # a label that is not counted, as in torch and transformers
+Angles = tuple[Tensor, Tensor]  # cos and sin, (B, 1, T, D)
 
 
 class Cache(Protocol):
-    """What the model needs of a key-value cache: how much it holds, and to append a layer's new keys and values."""
+    """What the model needs of a cache: how much went through it, what it shows, and to append what a layer made of new tokens."""
 
-    length: int
+    length: int  # tokens that went through it, in every layer; the model moves it on after its last layer
+    capacity: int  # positions that it will hold at most, which frequencies that depend on the length are made for
+    late: bool  # keys are kept before rotation, and rotated whenever they are read
+    hidden: bool  # keeps each layer's normed input in place of keys and values
 
-    def append(self, layer: int, k_BGTD: Tensor, v_BGTD: Tensor) -> tuple[Tensor, Tensor]: ...
+    def look(self, length: int) -> tuple[Tensor, Tensor, bool]:
+        """For `length` new tokens: places of the queries (T,), of the keys (S,), and whether those are simply 0 to S-1."""
 
+    def append(self, layer: int, k_BGTD: Tensor, v_BGTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values; returns all that are seen, (B, G, S, D)."""
 
-def rotary(positions_BT: Tensor, size_of_head: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin of the rotary angles, float32, each (B, 1, T, D): half the frequencies twice, as Hugging Face has it."""
-    exponents = torch.arange(0, size_of_head, 2, device=positions_BT.device, dtype=torch.float32) / size_of_head
-    angles_BTd = positions_BT[..., None].float() * (1.0 / theta**exponents)
-    angles_B1TD = torch.cat((angles_BTd, angles_BTd), dim=-1)[:, None]
-    return angles_B1TD.cos(), angles_B1TD.sin()
+    def append_hidden(self, layer: int, x_BTC: Tensor) -> Tensor:
+        """Store new inputs; returns all of them, (B, S, C)."""
 
-
-def rotate(x_BHTD: Tensor, cos_B1TD: Tensor, sin_B1TD: Tensor) -> Tensor:
-    """Turn each pair (x[d], x[d + D/2]) by its angle; float32, as the angles are."""
-    first, second = x_BHTD.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return x_BHTD * cos_B1TD + turned * sin_B1TD
+    def advance(self, length: int) -> None:
+        """Every layer has seen `length` more tokens."""
 
 
-def attention_mask(documents_BT: Tensor) -> Tensor:
-    """(B, 1, T, T), True where a query may see a key: not later, and of the same document."""
-    length = documents_BT.shape[1]
-    causal_TT = torch.ones(length, length, dtype=torch.bool, device=documents_BT.device).tril()
-    return (documents_BT[:, None, :, None] == documents_BT[:, None, None, :]) & causal_TT
+class Losses(NamedTuple):
+    """What one micro-batch costs; sums over its labels, so that micro-batches add up."""
+
+    cross_entropy: Tensor  # nats
+    auxiliary: Tensor  # the experts' balance and z losses with their weights, times the number of labels
+    expert_use_LE: Tensor | None  # how many choices fell on each expert of each sparse layer; None: a dense model
 
 
-def plain_attention(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """The slow twin of `scaled_dot_product_attention`: softmax(q k^T / sqrt(D)) v, with the scores in float32."""
-    length, keys = q_BHTD.shape[2], k_BHSD.shape[2]
-    if mask is None:
-        mask = torch.ones(length, keys, dtype=torch.bool, device=q_BHTD.device).tril(keys - length)
-    scores = (q_BHTD.float() @ k_BHSD.float().transpose(-2, -1)) / math.sqrt(q_BHTD.shape[-1])
-    weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
-    return F.dropout(weights, dropout).to(v_BHSD.dtype) @ v_BHSD
+class Context(NamedTuple):
+    """What every layer of one pass shares."""
 
-
-def fused_attention(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """torch's fused kernel; in float32 on the CPU, where its bfloat16 form is up to 3 times slower (T = 128; even at 512)."""
-    causal, grouped = mask is None and q_BHTD.shape[2] > 1, q_BHTD.shape[1] != k_BGSD.shape[1]
-    if q_BHTD.device.type == "cpu":
-        with torch.autocast("cpu", enabled=False):
-            q_BHTD, k_BGSD, v_BGSD = q_BHTD.float(), k_BGSD.float(), v_BGSD.float()
-            return F.scaled_dot_product_attention(
-                q_BHTD, k_BGSD, v_BGSD, mask, dropout, is_causal=causal, enable_gqa=grouped
-            )
-    q_BHTD, k_BGSD = q_BHTD.to(v_BGSD.dtype), k_BGSD.to(v_BGSD.dtype)
-    if mask is not None and grouped:  # on CUDA no memory-saving kernel takes a mask and groups together
-        group, grouped = q_BHTD.shape[1] // k_BGSD.shape[1], False
-        k_BGSD, v_BGSD = k_BGSD.repeat_interleave(group, dim=1), v_BGSD.repeat_interleave(group, dim=1)
-    return F.scaled_dot_product_attention(q_BHTD, k_BGSD, v_BGSD, mask, dropout, is_causal=causal, enable_gqa=grouped)
+    sight: Sight
+    angles: Angles | None  # of the queries, and of keys that are rotated as they come
+    key_angles: Angles | None  # of all keys, where they are rotated late
+    slopes_H: Tensor | None
+    kernel: str
 
 
 class RMSNorm(nn.Module):
@@ -104,69 +102,105 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions."""
+    """Grouped-query attention."""
 
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
         self.config, self.layer = config, layer
-        size, bias = config.size_of_head, config.attention_bias
+        size, bias = config.size_of_head, bool(config.attention_bias)
         queries, keys = config.num_attention_heads * size, config.num_key_value_heads * size
         self.q_proj = nn.Linear(config.hidden_size, queries, bias=bias)
         self.k_proj = nn.Linear(config.hidden_size, keys, bias=bias)
         self.v_proj = nn.Linear(config.hidden_size, keys, bias=bias)
-        self.o_proj = nn.Linear(queries, config.hidden_size, bias=bias)
+        self.o_proj = nn.Linear(queries, config.hidden_size, bias=config.attention_bias is True)
         self.q_norm = RMSNorm(size, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(size, config.rms_norm_eps) if config.qk_norm else None
+        if config.talking_heads:
+            self.talk_before = nn.Parameter(torch.eye(config.num_attention_heads))
+            self.talk_after = nn.Parameter(torch.eye(config.num_attention_heads))
 
-    def forward(self, x_BTC: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache | None) -> Tensor:
-        rows, length, _ = x_BTC.shape
-        config, split = self.config, (rows, length, -1, self.config.size_of_head)
-        q_BTHD, k_BTGD, v_BTGD = (p(x_BTC).view(split) for p in (self.q_proj, self.k_proj, self.v_proj))
-        if self.q_norm is not None and self.k_norm is not None:
-            q_BTHD, k_BTGD = self.q_norm(q_BTHD), self.k_norm(k_BTGD)
-        q_BHTD, k_BGTD = (rotate(x.transpose(1, 2), *angles) for x in (q_BTHD, k_BTGD))
-        v_BGTD = v_BTGD.transpose(1, 2)
-        if cache is not None:
-            k_BGTD, v_BGTD = cache.append(self.layer, k_BGTD, v_BGTD)
-        group = config.num_attention_heads // config.num_key_value_heads
+    def _kind(self, context: Context) -> Kind:
+        config = self.config
+        talk = (self.talk_before, self.talk_after) if config.talking_heads else None
         dropout = config.attention_dropout if self.training else 0.0
-        if config.attention == "eager":
-            k_BHSD, v_BHSD = (x.repeat_interleave(group, dim=1) for x in (k_BGTD, v_BGTD))
-            out_BHTD = plain_attention(q_BHTD, k_BHSD, v_BHSD, mask, dropout)
-        else:
-            out_BHTD = fused_attention(q_BHTD, k_BGTD, v_BGTD, mask, dropout)
-        out: Tensor = self.o_proj(out_BHTD.transpose(1, 2).reshape(rows, length, -1))
+        window = config.window(self.layer)
+        return Kind(context.kernel, window, context.slopes_H, config.attn_logit_softcapping, talk, dropout)
+
+    def forward(self, x_BTC: Tensor, context: Context, cache: Cache | None) -> Tensor:
+        rows, length, _ = x_BTC.shape
+        split, kind = (rows, length, -1, self.config.size_of_head), self._kind(context)
+        q_BHTD = self.q_proj(x_BTC).view(split)
+        if self.q_norm is not None:
+            q_BHTD = self.q_norm(q_BHTD)
+        q_BHTD = q_BHTD.transpose(1, 2)
+        if context.angles is not None:
+            q_BHTD = rotate(q_BHTD, *context.angles)
+        if cache is not None and cache.hidden:
+            began, x_BSC = cache.length == 0, cache.append_hidden(self.layer, x_BTC)
+            if not began:
+                return self._project(self._over_hidden(q_BHTD, x_BSC, context, kind))
+        k_BTGD, v_BTGD = self.k_proj(x_BTC).view(split), self.v_proj(x_BTC).view(split)
+        if self.k_norm is not None:
+            k_BTGD = self.k_norm(k_BTGD)
+        k_BGTD, v_BGTD = k_BTGD.transpose(1, 2), v_BTGD.transpose(1, 2)
+        if context.angles is not None and context.key_angles is None:
+            k_BGTD = rotate(k_BGTD, *context.angles)
+        if cache is not None and not cache.hidden:
+            k_BGTD, v_BGTD = cache.append(self.layer, k_BGTD, v_BGTD)
+        if context.key_angles is not None:
+            k_BGTD = rotate(k_BGTD, *context.key_angles)
+        group = self.config.shifted_attention
+        if group is not None and self.training and cache is None and length > group and length % group == 0:
+            return self._project(shifted_attention(q_BHTD, k_BGTD, v_BGTD, context.sight, kind, group))
+        return self._project(attend(q_BHTD, k_BGTD, v_BGTD, context.sight, kind))
+
+    def _project(self, out_BHTD: Tensor) -> Tensor:
+        out: Tensor = self.o_proj(out_BHTD.transpose(1, 2).flatten(2))
         return out
 
-
-class MLP(nn.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x))."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.feed_forward_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.feed_forward_size, bias=False)
-        self.down_proj = nn.Linear(config.feed_forward_size, config.hidden_size, bias=False)
-
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x_BTC)) * self.up_proj(x_BTC))
-        return out
+    def _over_hidden(self, q_BHTD: Tensor, x_BSC: Tensor, context: Context, kind: Kind) -> Tensor:
+        """EL-attention: scores and values from the cached inputs, the key and value products on the query's side."""
+        heads, groups, size = self.config.num_attention_heads, self.config.num_key_value_heads, self.config.size_of_head
+        wk_HDC, wv_HDC = (
+            proj.weight.float().view(groups, size, -1).repeat_interleave(heads // groups, dim=0)
+            for proj in (self.k_proj, self.v_proj)
+        )
+        with torch.autocast(q_BHTD.device.type, enabled=False):
+            q_BHTD, x_B1SC = q_BHTD.float(), x_BSC.float()[:, None]
+            scores = torch.einsum("bhtd,hdc->bhtc", q_BHTD, wk_HDC) @ x_B1SC.transpose(-2, -1)
+            if self.k_proj.bias is not None:  # the same for every key; it counts only under a soft cap
+                bias_HD = self.k_proj.bias.float().view(groups, size).repeat_interleave(heads // groups, dim=0)
+                scores = scores + torch.einsum("bhtd,hd->bht", q_BHTD, bias_HD)[..., None]
+            sight = context.sight
+            seen = sight.mask(kind.window) if kind.slopes_H is None else sight.bias(kind.window, kind.slopes_H)
+            weights = weigh(scores / math.sqrt(size), seen, kind.cap, kind.talk)
+            out_BHTD = torch.einsum("bhtc,hdc->bhtd", weights @ x_B1SC, wv_HDC)
+            if self.v_proj.bias is not None:
+                value_HD = self.v_proj.bias.float().view(groups, size).repeat_interleave(heads // groups, dim=0)
+                out_BHTD = out_BHTD + value_HD[:, None] * weights.sum(dim=-1, keepdim=True)
+            return out_BHTD
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); with experts also what the gate did."""
 
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = MLP(config)
+        self.mlp: MLP | SparseMLP = (
+            SparseMLP(config) if config.is_sparse(layer) else MLP(config.hidden_size, config.feed_forward_size)
+        )
 
-    def forward(self, x_BTC: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache | None) -> Tensor:
-        x_BTC = x_BTC + self.self_attn(self.input_layernorm(x_BTC), angles, mask, cache)
-        out: Tensor = x_BTC + self.mlp(self.post_attention_layernorm(x_BTC))
-        return out
+    def forward(self, x_BTC: Tensor, context: Context, cache: Cache | None) -> tuple[Tensor, Routing | None]:
+        x_BTC = x_BTC + self.self_attn(self.input_layernorm(x_BTC), context, cache)
+        normed_BTC, routing = self.post_attention_layernorm(x_BTC), None
+        if isinstance(self.mlp, SparseMLP):
+            out_BTC, routing = self.mlp(normed_BTC)
+        else:
+            out_BTC = self.mlp(normed_BTC)
+        return x_BTC + out_BTC, routing
 
 
 class Decoder(nn.Module):
@@ -178,6 +212,9 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocabulary, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        scaling = config.rope_scaling
+        self.frequencies = ContinuousFrequencies(config) if scaling and scaling.rope_type == "clex" else None
+        self._kernels: dict[tuple[str, bool], str] = {}
 
     def forward(
         self,
@@ -185,26 +222,73 @@ class Decoder(nn.Module):
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
         cache: Cache | None = None,
-    ) -> Tensor:
-        start = cache.length if cache is not None else 0
-        length = ids_BT.shape[1]
-        if positions_BT is None:
-            positions_BT = torch.arange(start, start + length, device=ids_BT.device)[None]
-        mask = attention_mask(documents_BT) if documents_BT is not None else None
-        if start > 0 and length > 1:  # new tokens after cached ones: query t sees the cache and the new ones up to t
-            mask = torch.ones(length, start + length, dtype=torch.bool, device=ids_BT.device).tril(start)
-        x_BTC = self.embed_tokens(ids_BT)
-        angles = rotary(positions_BT, self.config.size_of_head, self.config.rope_theta)
+        padding_B: Tensor | None = None,
+        reach: int | None = None,
+    ) -> tuple[Tensor, list[Routing]]:
+        """Hidden states (B, T, C) and, of each layer with experts, what its gate did. Arguments as in `CausalLM.forward`."""
+        context = self._context(ids_BT, positions_BT, documents_BT, cache, padding_B, reach)
+        x_BTC, routings = self.embed_tokens(ids_BT), list[Routing]()
         for layer in self.layers:
-            x_BTC = layer(x_BTC, angles, mask, cache)
+            x_BTC, routing = layer(x_BTC, context, cache)
+            if routing is not None:
+                routings.append(routing)
         if cache is not None:
-            cache.length = start + length
-        out: Tensor = self.norm(x_BTC)
-        return out
+            cache.advance(ids_BT.shape[1])
+        return self.norm(x_BTC), routings
+
+    def _context(
+        self,
+        ids_BT: Tensor,
+        positions_BT: Tensor | None,
+        documents_BT: Tensor | None,
+        cache: Cache | None,
+        padding_B: Tensor | None,
+        reach: int | None,
+    ) -> Context:
+        config, device, length = self.config, ids_BT.device, ids_BT.shape[1]
+        if cache is None:
+            places_T = torch.arange(length, device=device)
+            sight = Sight(places_T, places_T, True, documents_BT, padding_B)
+        else:
+            assert documents_BT is None, "a cache holds one document a row"
+            sight = Sight(*cache.look(length), None, padding_B)
+        half = torch.is_autocast_enabled(device.type) or self.embed_tokens.weight.dtype != torch.float32
+        kernel = self.kernel(device.type, half)
+        if config.position != "rope":
+            slopes_H = alibi_slopes(config.num_attention_heads, device) if config.position == "alibi" else None
+            return Context(sight, None, None, slopes_H, kernel)
+
+        def positions(places: Tensor) -> Tensor:
+            return places[None] if padding_B is None else (places[None] - padding_B[:, None]).clamp(min=0)
+
+        covered: Tensor | int = reach or (length if cache is None else cache.capacity)
+        if positions_BT is None:
+            positions_BT = positions(sight.queries_T)
+        elif reach is None and cache is None:
+            covered = positions_BT.max() + 1
+        factor = attention_factor(config)
+        if self.frequencies is None:
+            inverse_d = inverse_frequencies(config, covered, device)
+        elif self.training:  # the same tokens as if they came from a longer text
+            assert config.rope_scaling is not None and config.rope_scaling.factor is not None
+            stretch = 1 + torch.rand((), device=device) * (config.rope_scaling.factor - 1)
+            inverse_d, positions_BT = self.frequencies(stretch), stretched_positions(positions_BT, stretch)
+        else:
+            inverse_d = self.frequencies(self.frequencies.stretch_of(covered))
+        late = rotary(positions(sight.keys_S), inverse_d, factor) if cache is not None and cache.late else None
+        return Context(sight, rotary(positions_BT, inverse_d, factor), late, None, kernel)
+
+    def kernel(self, device: str, half: bool) -> str:
+        """The attention kernel for packed rows on a type of device, in half precision or not; looked for once."""
+        if (device, half) not in self._kernels:
+            self._kernels[device, half] = choose_kernel(self.config, device, half)[0]
+        return self._kernels[device, half]
 
 
 class CausalLM(nn.Module):
     """The decoder and its output layer."""
+
+    stored_dtype: torch.dtype = torch.float32  # of the weights in the folder that the model was loaded from
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -220,38 +304,59 @@ class CausalLM(nn.Module):
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
         cache: Cache | None = None,
+        padding_B: Tensor | None = None,
+        reach: int | None = None,
     ) -> Tensor:
         """Logits (B, T, V) of the token after each position.
 
         positions_BT: place of each token in its document (default: 0, 1, ... or on from the cache).
         documents_BT: number of each token's document; None: a row is one document.
+        padding_B: how many tokens at the beginning of each row are filling (of the row as the cache holds it).
+        reach: length that frequencies which depend on it (dynamic NTK, CLEX) are made for; None: the highest position + 1, with
+        a cache its capacity.
         """
-        logits_BTV: Tensor = self.lm_head(self.model(ids_BT, positions_BT, documents_BT, cache))
+        logits_BTV: Tensor = self.lm_head(self.model(ids_BT, positions_BT, documents_BT, cache, padding_B, reach)[0])
         return logits_BTV
+
+    def losses(
+        self, ids_BT: Tensor, labels_BT: Tensor, positions_BT: Tensor | None, documents_BT: Tensor | None
+    ) -> Losses:
+        """What is trained on. Labels are already shifted; those that are IGNORE do not count."""
+        hidden_BTC, routings = self.model(ids_BT, positions_BT, documents_BT)
+        logits_BTV = self.lm_head(hidden_BTC)
+        cross_entropy = F.cross_entropy(
+            logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), ignore_index=IGNORE, reduction="sum"
+        )
+        if not routings:
+            return Losses(cross_entropy, torch.zeros_like(cross_entropy), None)
+        auxiliary = auxiliary_loss(routings, self.config, len(ids_BT)) * (labels_BT != IGNORE).sum()
+        return Losses(cross_entropy, auxiliary, expert_use(routings))
 
     def loss_sum(
         self, ids_BT: Tensor, labels_BT: Tensor, positions_BT: Tensor | None, documents_BT: Tensor | None
     ) -> Tensor:
-        """Sum of the cross-entropy over labels that are not IGNORE, in nats. Labels are already shifted."""
-        logits_BTV = self(ids_BT, positions_BT, documents_BT)
-        return F.cross_entropy(
-            logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), ignore_index=IGNORE, reduction="sum"
-        )
+        """Sum of the cross-entropy over labels that are not IGNORE, in nats: what is measured."""
+        return self.losses(ids_BT, labels_BT, positions_BT, documents_BT).cross_entropy
 
 
 @torch.no_grad()
 def initialise(model: CausalLM, seed: int) -> None:
     """Normal weights of `initializer_range`; projections that write to the residual stream get 1/sqrt(2 layers) of it.
 
-    The scaling is GPT-2's (section 2.3): it keeps the residual stream's variance independent of depth.
+    The scaling is GPT-2's (section 2.3): it keeps the residual stream's variance independent of depth. Talking heads begin
+    with each head by itself, CLEX with its network at zero, which is NTK-aware scaling.
     """
     generator = torch.Generator().manual_seed(seed)
     config = model.config
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-            continue
-        deviation = config.initializer_range
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            deviation /= math.sqrt(2 * config.num_hidden_layers)
-        parameter.copy_(torch.empty(parameter.shape).normal_(0.0, deviation, generator=generator))
+        elif ".talk_" in name:
+            parameter.copy_(torch.eye(len(parameter)))
+        elif name == "model.frequencies.down_proj":
+            parameter.zero_()
+        else:
+            deviation = config.initializer_range
+            if name.removesuffix(".weight").endswith(("o_proj", "down_proj")):
+                deviation /= math.sqrt(2 * config.num_hidden_layers)
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, deviation, generator=generator))

@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from jielong.errors import CheckpointError
-from jielong.model.transformer import CausalLM
+from jielong.model.attention import choose_kernel
+from jielong.model.experts import move_biases
+from jielong.model.transformer import CausalLM, Losses
 from jielong.runtime import choose_device, choose_precision, random_state, restore_random_state
 from jielong.train.config import Config
 from jielong.train.loader import Batch
@@ -35,9 +37,12 @@ class TorchEngine:
         self.document_mask = config.document_mask
         self.model = model.to(self.device).train()
         self.optimizer = adamw(self.model, config, self.device)
-        self._loss_sum: Callable[..., Tensor] = self.model.loss_sum
+        half = self.precision != "float32"
+        self.attention = choose_kernel(self.model.config, self.device.type, half)  # (kernel, why)
+        self.model.model.kernel(self.device.type, half)  # settled here, so that nothing is looked for in compiled code
+        self._losses: Callable[..., Losses] = self.model.losses
         if config.compile:
-            self._loss_sum = torch.compile(self.model.loss_sum)
+            self._losses = torch.compile(self.model.losses)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bfloat16 matrix products, float32 weights and reductions; or nothing, in float32."""
@@ -45,16 +50,16 @@ class TorchEngine:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Sum of the loss over a batch's labels, in nats."""
+    def forward(self, batch: Batch) -> Losses:
+        """Sums over a batch's labels: the cross-entropy in nats, what the experts' balance adds, and their use."""
         ids, labels, positions, documents = (
             torch.from_numpy(part).to(self.device)
             for part in (batch.inputs, batch.labels, batch.positions, batch.documents)
         )
         with self.autocast():
             if self.document_mask:
-                return self._loss_sum(ids, labels, positions, documents)
-            return self._loss_sum(ids, labels, None, None)
+                return self._losses(ids, labels, positions, documents)
+            return self._losses(ids, labels, None, None)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]  # torch ships it untyped
@@ -70,6 +75,12 @@ class TorchEngine:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def balance(self, expert_use_LE: Tensor) -> None:
+        """After a step: move the experts' biases towards an even load, where the model balances in that way."""
+        rate = self.model.config.router_bias_update_rate
+        if rate > 0:
+            move_biases(self.model, expert_use_LE, rate)
 
     def save(self, folder: Path) -> None:
         """Write optimizer and random state into a folder."""

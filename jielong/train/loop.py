@@ -133,17 +133,22 @@ def train(job: Job, engine: TorchEngine) -> dict[str, Any]:
             step += 1
 
             # forward and backward, a micro-batch at a time
-            loss = torch.zeros((), device=engine.device)
+            loss, auxiliary, used = torch.zeros((), device=engine.device), torch.zeros((), device=engine.device), None
             for _ in range(run.rows_per_step // run.rows_per_micro_batch):
-                part = engine.forward(loader.next_batch(run.rows_per_micro_batch)) / run.tokens_per_step
-                engine.backward(part)
-                loss += part.detach()
+                losses = engine.forward(loader.next_batch(run.rows_per_micro_batch))
+                engine.backward((losses.cross_entropy + losses.auxiliary) / run.tokens_per_step)
+                loss += losses.cross_entropy.detach() / run.tokens_per_step
+                auxiliary += losses.auxiliary.detach() / run.tokens_per_step
+                if losses.expert_use_LE is not None:
+                    used = losses.expert_use_LE if used is None else used + losses.expert_use_LE
 
             # the decision to step comes before the step
             learning_rate = warmup_cosine(step, run.total_steps, run.warmup_steps, config.learning_rate, floor)
             last_loss, norm = float(loss), engine.gradient_norm()
             _check_finite(step, last_loss, norm, learning_rate)
             engine.step(learning_rate)
+            if used is not None:
+                engine.balance(used)
 
             seconds = spent + time.monotonic() - started
             rate = run.tokens_per_step / (time.monotonic() - step_started)
@@ -151,6 +156,8 @@ def train(job: Job, engine: TorchEngine) -> dict[str, Any]:
                       "learning_rate": learning_rate, "grad_norm": norm, "tokens_per_second": round(rate, 1),
                       "seconds": round(seconds, 3)}  # fmt: skip
             last = step == run.total_steps
+            if used is not None:
+                record |= {"auxiliary_loss": float(auxiliary)} | _expert_record(used, step % config.log_every_steps == 0 or last)
 
             if last or (config.evaluate_every_steps and step % config.evaluate_every_steps == 0):
                 validated = job.validate(engine)
@@ -222,12 +229,23 @@ def _check_finite(step: int, loss: float, norm: float, learning_rate: float) -> 
         )
 
 
+def _expert_record(used_LE: torch.Tensor, whole: bool) -> dict[str, Any]:
+    """How even the experts' use was in a step: the largest share in any layer (1 / experts would be even), experts without
+    a token in all layers together, and once in a while every count.
+    """
+    shares_LE = used_LE / used_LE.sum(dim=1, keepdim=True)
+    found = {"expert_share_max": round(float(shares_LE.max()), 4), "experts_unused": int((used_LE == 0).sum())}
+    return found | ({"expert_use": used_LE.tolist()} if whole else {})
+
+
 def _log(record: dict[str, Any], run: Plan) -> None:
     """One line on the console."""
     line = (
         f"step {record['step']:>6}/{run.total_steps}  loss {record['loss']:.4f}  lr {record['learning_rate']:.2e}  "
         f"norm {record['grad_norm']:.2f}  {human_count(record['tokens_per_second'])} tokens/s"
     )
+    if "expert_share_max" in record:
+        line += f"  busiest expert {record['expert_share_max']:.0%}"
     if "validation_bits_per_byte" in record:
         line += f"  validation {record['validation_bits_per_byte']:.4f} bits/byte"
     say(line)

@@ -46,6 +46,7 @@ def run(config: Config, context: StageContext, folder: Path, validate: Validate,
     model = load_folder(newest or context.run.stage("model"), attention=built["section"]["attention"])
     arithmetic = plan(config, model.config.max_position_embeddings, shards.available())
     engine = TorchEngine(model, config)
-    say(f"train: {arithmetic.describe()}, {engine.precision} on {engine.device}")
+    kernel, why = engine.attention
+    say(f"train: {arithmetic.describe()}, {engine.precision} on {engine.device}, attention {kernel} ({why})")
     job = Job(config, arithmetic, context.out, shards, tokenizer, context.seed, context.fingerprint, validate, sample)
     return train(job, engine)

@@ -5,25 +5,20 @@ Tolerances, written once: PART for one module in float32, LOGITS for a whole mod
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama import modeling_llama as hf
 
 from jielong.infer.cache import KVCache
+from jielong.model.attention import Kind, Sight, plain_attention, shifted_attention
 from jielong.model.config import Config
 from jielong.model.hf import to_hf_config
-from jielong.model.transformer import (
-    IGNORE,
-    CausalLM,
-    RMSNorm,
-    attention_mask,
-    initialise,
-    plain_attention,
-    rotary,
-    rotate,
-)
+from jielong.model.positions import inverse_frequencies, rotary, rotate
+from jielong.model.transformer import IGNORE, CausalLM, Context, RMSNorm, initialise
 
 PART, LOGITS = 1e-5, 1e-4
 
@@ -31,7 +26,34 @@ TINY = Config(
     vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
     max_position_embeddings=64,
 )  # fmt: skip
-QWEN = TINY.model_copy(update={"qk_norm": True, "head_dim": 16, "tie_word_embeddings": False})
+
+
+def vary(**changes: Any) -> Config:
+    """TINY with some fields changed, checked as a recipe's table is."""
+    return Config.model_validate(TINY.model_dump() | changes)
+
+
+QWEN = vary(qk_norm=True, head_dim=16, tie_word_embeddings=False)
+FAMILIES = {
+    "llama": TINY,
+    "llama-bias": vary(attention_bias=True),
+    "llama-no-groups": vary(num_key_value_heads=4),
+    "qwen2": vary(attention_bias="qkv"),
+    "qwen3": QWEN,
+    "mistral": vary(sliding_window=5),
+    "qwen3-window": vary(qk_norm=True, sliding_window=5, layer_types=("full_attention", "sliding_attention")),
+    "mixtral": vary(num_experts=4),
+    "qwen2-moe": vary(num_experts=6, attention_bias="qkv", moe_intermediate_size=24, shared_expert_intermediate_size=40,
+                      norm_topk_prob=False),
+    "qwen3-moe": vary(num_experts=6, num_experts_per_tok=3, moe_intermediate_size=24, qk_norm=True, mlp_only_layers=(0,)),
+}  # fmt: skip
+SCALINGS: dict[str, dict[str, Any]] = {
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "ntk": {"rope_type": "ntk", "factor": 4.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
+    "yarn": {"rope_type": "yarn", "factor": 4.0},
+    "llama3": {"rope_type": "llama3", "factor": 4.0},
+}
 
 
 def make(config: Config, seed: int = 0) -> CausalLM:
@@ -47,13 +69,11 @@ def make(config: Config, seed: int = 0) -> CausalLM:
     return model.eval()
 
 
-def twin(model: CausalLM) -> torch.nn.Module:
-    """The Hugging Face model with the same weights."""
+def twin(model: CausalLM) -> Any:
+    """The Hugging Face model with the same weights: in memory the names are the same."""
     table = to_hf_config(model.config, end_id=0)
-    if model.config.qk_norm:
-        other = Qwen3ForCausalLM(Qwen3Config(**table))
-    else:
-        other = LlamaForCausalLM(LlamaConfig(**table))
+    kind = table.pop("model_type")
+    other = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **table), attn_implementation="eager")
     other.load_state_dict(model.state_dict())
     return other.eval()
 
@@ -77,7 +97,8 @@ def test_rotary_equals_llama() -> None:
     q = torch.randn(1, 4, 7, 8, generator=torch.Generator().manual_seed(0))
     cos, sin = other.model.rotary_emb(q, positions)
     expected, _ = hf.apply_rotary_pos_emb(q, q, cos, sin)
-    assert (rotate(q, *rotary(positions, 8, TINY.rope_theta)) - expected).abs().max() < PART
+    frequencies = inverse_frequencies(TINY, 64, torch.device("cpu"))
+    assert (rotate(q, *rotary(positions, frequencies)) - expected).abs().max() < PART
 
 
 @pytest.mark.parametrize("config", [TINY, QWEN], ids=["llama", "qwen3"])
@@ -86,32 +107,45 @@ def test_attention_and_block_equal_theirs(config: Config) -> None:
     other = twin(model)
     x = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
     positions = torch.arange(9)[None]
-    angles = rotary(positions, config.size_of_head, config.rope_theta)
+    angles = rotary(positions, inverse_frequencies(config, 9, torch.device("cpu")))
+    context = Context(Sight(positions[0], positions[0]), angles, None, None, "sdpa")
     mask = torch.zeros(9, 9).masked_fill(torch.ones(9, 9).triu(1).bool(), float("-inf"))[None, None]
     theirs = {"position_embeddings": other.model.rotary_emb(x, positions), "attention_mask": mask}
     layer, other_layer = model.model.layers[0], other.model.layers[0]
     attended = other_layer.self_attn(x, **theirs)[0]
-    assert (layer.self_attn(x, angles, None, None) - attended).abs().max() < PART
+    assert (layer.self_attn(x, context, None) - attended).abs().max() < PART
     block = other_layer(x, position_ids=positions, **theirs)
-    assert (layer(x, angles, None, None) - block).abs().max() < PART * 10
+    assert (layer(x, context, None)[0] - block).abs().max() < PART * 10
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize(
-    "config",
-    [TINY, QWEN, TINY.model_copy(update={"attention_bias": True}), TINY.model_copy(update={"num_key_value_heads": 4})],
-    ids=["llama", "qwen3", "bias", "no-groups"],
-)
-def test_logits_equal_theirs(config: Config, attention: str) -> None:
-    model = make(config.model_copy(update={"attention": attention}))
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_logits_equal_theirs(name: str, attention: str) -> None:
+    model = make(FAMILIES[name].model_copy(update={"attention": attention}))
     with torch.no_grad():
         ours, theirs = model(ids()), twin(model)(ids()).logits
     assert theirs.abs().max() > 0.5  # not a comparison of zeros
     assert (ours - theirs).abs().max() < LOGITS
 
 
-def test_gradients_equal_theirs() -> None:
-    model = make(TINY)
+@pytest.mark.parametrize("length", [16, 64], ids=["1x", "4x"])
+@pytest.mark.parametrize("name", list(SCALINGS))
+def test_stretched_positions_give_their_logits(name: str, length: int) -> None:
+    """Trained at 16 tokens, 64 in all: at the trained length and at four times that."""
+    model = make(vary(rope_scaling=SCALINGS[name], max_position_embeddings=64))
+    assert model.config.original_length == 16
+    x = ids(length=length)
+    with torch.no_grad():
+        ours, theirs = model(x), twin(model)(x).logits
+        unscaled = make(TINY)(x)
+    assert (ours - theirs).abs().max() < LOGITS
+    if name != "dynamic" or length > 16:  # which is plain up to the trained length
+        assert (ours - unscaled).abs().max() > 100 * LOGITS
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "qwen2-moe"])
+def test_gradients_equal_theirs(name: str) -> None:
+    model = make(FAMILIES[name])
     other = twin(model)
     x, y = ids(seed=1), ids(seed=2)
     model.loss_sum(x, y, None, None).backward()
@@ -138,7 +172,7 @@ def test_packed_positions_equal_theirs() -> None:
     assert (packed - theirs).abs().max() < LOGITS
 
 
-@pytest.mark.parametrize("config", [TINY, QWEN], ids=["llama", "qwen3"])
+@pytest.mark.parametrize("config", [TINY, QWEN], ids=["llama", "qwen3"])  # every combination: tests/infer/test_cache.py
 @pytest.mark.parametrize("cuts", [[1] * 17, [5, 1, 1, 10], [17], [1, 16]], ids=["ones", "mixed", "whole", "first"])
 def test_cached_logits_equal_uncached(config: Config, cuts: list[int]) -> None:
     model = make(config)
@@ -151,21 +185,66 @@ def test_cached_logits_equal_uncached(config: Config, cuts: list[int]) -> None:
     assert (torch.cat(parts, dim=1) - expected).abs().max() < LOGITS
 
 
-def test_sdpa_equals_plain_attention_with_a_document_mask() -> None:
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(2, 4, 6, 8, generator=generator) for _ in range(3))
-    mask = attention_mask(torch.tensor([[0, 0, 1, 1, 1, 2], [0, 1, 1, 1, 1, 1]]))
-    fused = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask)
-    assert (fused - plain_attention(q, k, v, mask, 0.0)).abs().max() < PART
+def test_padding_on_the_left_changes_nothing() -> None:
+    for config in (TINY, vary(position="alibi"), vary(sliding_window=5), vary(rope_scaling=SCALINGS["dynamic"])):
+        model = make(config)
+        x = ids(1, 12)
+        padded = torch.cat([torch.zeros(1, 5, dtype=torch.long), x], dim=1)
+        with torch.no_grad():
+            ours = model(padded, padding_B=torch.tensor([5]), reach=17)[:, 5:]
+            assert (ours - model(x, reach=17)).abs().max() < LOGITS
 
 
-def test_attention_mask_by_hand() -> None:
-    """Documents 0 0 1: the second token sees the first, the third only itself."""
-    assert attention_mask(torch.tensor([[0, 0, 1]]))[0, 0].tolist() == [
-        [True, False, False],
-        [True, True, False],
-        [False, False, True],
-    ]
+def test_shifted_attention_is_for_training_alone() -> None:
+    """In training each layer attends in shifted groups; afterwards the same weights attend in full, as if it were not there."""
+    model, whole = make(vary(shifted_attention=4)), make(TINY)
+    x = ids(2, 16)
+    with torch.no_grad():
+        assert torch.equal(model(x), whole(x))
+        model.train()
+        shifted = model(x)
+        assert (shifted[:, :2] - whole(x)[:, :2]).abs().max() < LOGITS  # the first tokens see all there is
+        assert (shifted - whole(x)).abs().max() > 0.01
+        assert (model(x[:, :4]) - whole(x[:, :4])).abs().max() < LOGITS  # one group is the whole row
+    q, k, v = (torch.randn(1, 4, 8, 6, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
+    places = torch.arange(8)
+    ours = shifted_attention(q, k, v, Sight(places, places), Kind("sdpa"), 4)
+    changed = shifted_attention(
+        q, torch.cat([k[:, :, :4], k[:, :, 4:] * 9], 2), v, Sight(places, places), Kind("sdpa"), 4
+    )
+    assert (ours - changed)[
+        :, :, :4
+    ].abs().max() < PART  # nobody sees what comes later, not even around the end of the row
+    assert (ours - plain_attention(q, k, v, None, 0.0)).abs().max() > 0.01
+
+
+def test_clex_learns_and_starts_from_plain_positions() -> None:
+    model = make(vary(rope_scaling={"rope_type": "clex", "factor": 4.0}))
+    with torch.no_grad():
+        model.model.frequencies.down_proj.zero_()
+        assert (model(ids(2, 16)) - make(TINY)(ids(2, 16))).abs().max() < LOGITS  # within the trained length
+        assert (model(ids(2, 40)) - make(TINY)(ids(2, 40))).abs().max() > 100 * LOGITS
+    model.train()
+    torch.manual_seed(0)
+    model.loss_sum(ids(), ids(seed=2), None, None).backward()
+    gradient = model.model.frequencies.down_proj.grad
+    assert gradient is not None and gradient.abs().max() > 0
+
+
+def test_experts_cost_what_their_losses_say() -> None:
+    """The auxiliary loss is in what is trained on, times the labels that count, and not in what is measured."""
+    model = make(vary(num_experts=4, router_aux_loss_coef=0.1, router_z_loss_coef=0.01))
+    labels = ids(seed=2)
+    labels[0, :7] = IGNORE
+    losses = model.losses(ids(), labels, None, None)
+    assert losses.cross_entropy.item() == model.loss_sum(ids(), labels, None, None).item()
+    assert losses.auxiliary.item() > 0.1 * (labels != IGNORE).sum()  # 1 is perfect balance
+    assert losses.expert_use_LE is not None and losses.expert_use_LE.sum(dim=1).tolist() == [2 * 17 * 2] * 2
+    losses.auxiliary.backward()
+    gate = model.model.layers[0].mlp.gate.weight.grad
+    assert gate is not None and gate.abs().max() > 0
+    dense = make(TINY).losses(ids(), labels, None, None)
+    assert dense.auxiliary.item() == 0 and dense.expert_use_LE is None
 
 
 def test_loss_by_hand_ignores_padding() -> None:

@@ -16,8 +16,7 @@ from jielong.train.loader import Batch
 def one_step(engine: TorchEngine) -> float:
     ids = torch.arange(32).reshape(2, 16) % 200
     batch = Batch(ids.numpy(), ids.numpy(), (ids % 16).numpy(), torch.zeros_like(ids).numpy())
-    loss = engine.forward(batch) / 32
-    engine.backward(loss)
+    engine.backward(engine.forward(batch).cross_entropy / 32)
     norm = engine.gradient_norm()
     engine.step(0.01)
     return norm

@@ -12,12 +12,12 @@ import torch
 from jielong.errors import CheckpointError, TrainingError
 from jielong.metrics import read_jsonl
 from jielong.model.hf import load_folder
-from jielong.model.transformer import CausalLM
+from jielong.model.transformer import CausalLM, Losses
 from jielong.train import loop
 from jielong.train.checkpoints import checkpoints, newest, read_state
 from jielong.train.config import Config
 from jielong.train.engine import TorchEngine
-from jielong.train.loader import PackedLoader
+from jielong.train.loader import Batch, PackedLoader
 from jielong.train.loop import plan
 from tests.train.conftest import RunTraining
 
@@ -116,9 +116,10 @@ def test_not_finite_stops_before_the_step(
 ) -> None:
     forward, seen = TorchEngine.forward, [0]
 
-    def poisoned(self: TorchEngine, batch: object) -> torch.Tensor:
+    def poisoned(self: TorchEngine, batch: Batch) -> Losses:
         seen[0] += 1
-        return forward(self, batch) * (math.nan if seen[0] == 8 else 1)  # type: ignore[arg-type]
+        found = forward(self, batch)
+        return found._replace(cross_entropy=found.cross_entropy * (math.nan if seen[0] == 8 else 1))
 
     monkeypatch.setattr(TorchEngine, "forward", poisoned)
     with pytest.raises(TrainingError, match="step 8 is not finite, got loss nan"):

@@ -76,7 +76,7 @@ def test_a_damaged_shard_stops_it_before_the_first_step(context: StageContext) -
 
 
 def test_the_recipe_s_attention_is_used(context: StageContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jielong.model import transformer
+    from jielong.model import attention
 
     def fused(*arguments: object) -> None:
         raise AssertionError("the fused kernel was used")
@@ -85,5 +85,5 @@ def test_the_recipe_s_attention_is_used(context: StageContext, monkeypatch: pyte
     manifest = context.run.manifest("model")
     assert manifest is not None
     write_json(path, manifest | {"section": manifest["section"] | {"attention": "eager"}})
-    monkeypatch.setattr(transformer, "fused_attention", fused)
+    monkeypatch.setattr(attention, "fused_attention", fused)
     assert go(context)["steps"] == 10
