@@ -11,11 +11,12 @@ rest does: rounding logits to bfloat16 changes choices (arXiv:2101.03961, sectio
 backward pass.
 
 **How.** Never all experts for all tokens. The choices are sorted by expert, so that each expert's tokens are a slice:
-- `sliced_rows`: one matrix product an expert on its slice. The CPU's way, and that of every GPU but Hopper.
+- `sliced_rows`: one matrix product an expert on its slice. The CPU's way, and the GPU's
+  wherever the next does not apply. An operator of its own, so that torch.compile makes one graph of the layer.
 - `fused_rows`: `torch.nn.functional.grouped_mm`, all slices in one kernel that reads the slices' ends on the device, so the
-  host never waits. Only bfloat16 on Hopper (compute capability 9): on Ampere and Ada torch runs it as a loop that fetches the
-  ends of each slice to the host (GroupedMMUtils.h of torch 2.13; fetching them all at once, as here, is one wait), and on
-  Blackwell the gradient of an expert without tokens is not zero (pytorch issue 172439).
+  host never waits. Only bfloat16 on Hopper (compute capability 9): on Ampere and Ada torch runs it as a loop too, with the
+  same wait (pytorch pull request 161407, issue 186620), and on Blackwell the gradient of an expert without tokens is not zero
+  (pytorch issue 172439). The choice between the ways on CUDA rests on these reports: no GPU was at hand to measure it.
 - `gathered_experts`: for a few tokens on a GPU (generation) where the above does not apply, each choice's weights are copied
   out and multiplied in a batched product: three times the traffic, but no wait, which recording a CUDA graph forbids.
 - `plain_experts`: the slow twin that the others are tested against.
@@ -52,18 +53,16 @@ from torch import Tensor, nn
 from jielong.model.config import Config
 from jielong.model.feed_forward import MLP
 
-TINY = (
-    1e-20  # keeps a sum of scores that are all zero from dividing by zero (DeepSeek-V3's); nothing beside any other sum
-)
+TINY = 1e-20  # added to a sum of scores, which may all be zero, before dividing by it (DeepSeek-V3's)
 GATHERED_ROWS = 32  # most choices at which weights are copied out for each: 16 rows of generation at K = 2; assumption
 
 
 class Routing(NamedTuple):
     """What the losses and the log need of one layer's pass."""
 
-    logits_NE: Tensor  # noqa: N815 (named for its shape) float32
-    scores_NE: Tensor  # noqa: N815 (likewise) float32, softmax or sigmoid, before bias and choice
-    chosen_NK: Tensor  # noqa: N815 (likewise) int64, the best first
+    logits_NE: Tensor  # float32
+    scores_NE: Tensor  # float32, softmax or sigmoid, before bias and choice
+    chosen_NK: Tensor  # int64, the best first
 
 
 class Gate(nn.Module):
@@ -318,7 +317,7 @@ def auxiliary_loss(routings: list[Routing], config: Config, rows: int) -> Tensor
 
     rows: of the micro-batch, for balance per sequence. A loss whose weight is 0 is not computed.
     """
-    assert routings and config.num_experts is not None
+    assert len(routings) > 0 and config.num_experts is not None
     total = routings[0].logits_NE.new_zeros(())
     for routing in routings:
         if config.router_aux_loss_coef:
@@ -337,7 +336,7 @@ def _counts(chosen_GR: Tensor, experts: int) -> Tensor:
 
 def expert_use(routings: list[Routing]) -> Tensor:
     """How often each expert of each layer was chosen: (L, E) int64. Each row sums to N x K."""
-    assert routings
+    assert len(routings) > 0
     experts = routings[0].logits_NE.shape[1]
     return torch.cat([_counts(routing.chosen_NK.view(1, -1), experts) for routing in routings])
 

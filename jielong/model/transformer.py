@@ -227,7 +227,8 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, list[Routing]]:
         """Hidden states (B, T, C) and, of each layer with experts, what its gate did. Arguments as in `CausalLM.forward`."""
         context = self._context(ids_BT, positions_BT, documents_BT, cache, padding_B, reach)
-        x_BTC, routings = self.embed_tokens(ids_BT), list[Routing]()
+        x_BTC = self.embed_tokens(ids_BT)
+        routings: list[Routing] = []
         for layer in self.layers:
             x_BTC, routing = layer(x_BTC, context, cache)
             if routing is not None:

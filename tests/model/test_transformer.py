@@ -278,3 +278,17 @@ def test_dropout_only_while_training() -> None:
         assert torch.equal(model(ids()), model(ids()))
         model.train()
         assert not torch.equal(model(ids()), model(ids()))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's compiler still calls it itself
+@pytest.mark.parametrize("changes", [{}, {"num_experts": 4}, {"position": "alibi", "shifted_attention": None}], ids=str)
+def test_training_compiles_as_one_graph(changes: dict[str, Any]) -> None:
+    model = make(vary(**changes)).train()
+    model.model.kernel("cpu", False)  # settled before, as the engine does
+    x = ids(2, 16)
+    documents = torch.arange(16)[None].expand(2, -1) // 6
+    compiled = torch.compile(model.losses, fullgraph=True, backend="aot_eager")
+    ours, theirs = (one(x, ids(2, 16, 5), torch.arange(16)[None] % 6, documents) for one in (compiled, model.losses))
+    assert ours.cross_entropy.item() == pytest.approx(theirs.cross_entropy.item(), rel=1e-6)
+    (ours.cross_entropy + ours.auxiliary).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())

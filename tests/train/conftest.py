@@ -56,7 +56,7 @@ RunTraining = Callable[..., dict[str, Any]]
 def run_training(corpus: Path, tokenizer: TokenizerFolder) -> RunTraining:
     """Train in a folder with some settings, from its newest checkpoint if there is one."""
 
-    def run(folder: Path, fail_at: int | None = None, **settings: Any) -> dict[str, Any]:
+    def run(folder: Path, fail_at: int | None = None, shape: ModelConfig = SHAPE, **settings: Any) -> dict[str, Any]:
         from jielong.model.hf import load_folder
         from jielong.train.checkpoints import newest
 
@@ -68,7 +68,7 @@ def run_training(corpus: Path, tokenizer: TokenizerFolder) -> RunTraining:
         if checkpoint is not None:
             model = load_folder(checkpoint)
         else:
-            model = CausalLM(SHAPE.with_vocab(tokenizer.size))
+            model = CausalLM(shape.with_vocab(tokenizer.size))
             initialise(model, 1)
         engine = TorchEngine(model, config)
         if fail_at is not None:
@@ -82,7 +82,7 @@ def run_training(corpus: Path, tokenizer: TokenizerFolder) -> RunTraining:
 
             engine.forward = failing  # type: ignore[method-assign]
         available = {name: row["tokens"] for name, row in shards.by_source.items()}
-        arithmetic = plan(config, SHAPE.max_position_embeddings, available)
+        arithmetic = plan(config, shape.max_position_embeddings, available)
         job = Job(config, arithmetic, folder, shards, tokenizer, 1, "fingerprint",
                   lambda engine: {"loss": 1.0, "bits_per_byte": 1.0}, lambda model, step: [])  # fmt: skip
         return train(job, engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from jielong.train.config import Config
 from jielong.train.engine import TorchEngine
 from jielong.train.loader import Batch, PackedLoader
 from jielong.train.loop import plan
-from tests.train.conftest import RunTraining
+from tests.train.conftest import SHAPE, RunTraining
 
 
 def losses(folder: Path) -> list[float]:
@@ -155,6 +156,31 @@ def test_bfloat16_stays_near_float32(run_training: RunTraining, tmp_path: Path) 
     run_training(tmp_path / "half", precision="bfloat16")
     assert losses(tmp_path / "half") != losses(tmp_path / "full")  # it is really used
     assert losses(tmp_path / "half") == [pytest.approx(loss, rel=0.02) for loss in losses(tmp_path / "full")]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"scoring_func": "sigmoid", "router_bias_update_rate": 0.01}], ids=["loss", "bias"]
+)
+def test_experts_are_logged_and_resume_exactly(
+    changes: dict[str, Any], run_training: RunTraining, tmp_path: Path
+) -> None:
+    """Every step says how even the experts' use was; a broken run goes on with the same biases and losses, bit for bit."""
+    shape = SHAPE.model_copy(update={"num_experts": 4, "moe_intermediate_size": 8, **changes})
+    run_training(tmp_path / "unbroken", shape=shape, log_every_steps=6)
+    with pytest.raises(RuntimeError, match="injected fault"):
+        run_training(tmp_path / "broken", fail_at=9, shape=shape, save_every_steps=4, log_every_steps=6)
+    run_training(tmp_path / "broken", shape=shape, log_every_steps=6)
+    first, second = (read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("unbroken", "broken"))
+    for one, other in zip(first, second, strict=True):
+        for key in ("loss", "auxiliary_loss", "expert_share_max", "experts_unused"):
+            assert one[key] == other[key]
+        assert one["auxiliary_loss"] > 0 and 0.25 <= one["expert_share_max"] <= 0.5  # each token takes two of four
+        assert ("expert_use" in one) == (one["step"] % 6 == 0)
+    assert [sum(row) for row in first[-1]["expert_use"]] == [64 * 2, 64 * 2]
+    weights = [load_folder(newest(tmp_path / name / "checkpoints")).state_dict() for name in ("unbroken", "broken")]  # type: ignore[arg-type]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    biases = [value for name, value in weights[0].items() if name.endswith("e_score_correction_bias")]
+    assert len(biases) == (2 if changes else 0) and all(bias.abs().max() > 0 for bias in biases)
 
 
 @pytest.mark.slow
