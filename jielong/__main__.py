@@ -316,6 +316,14 @@ TopP = Annotated[
 ]
 Penalty = Annotated[float | None, typer.Option("--repetition-penalty", min=0.01, help="Weaken what was said; 1: off.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The same seed gives the same text.")]
+Cache = Annotated[
+    str | None, typer.Option("--cache", help="auto, kv, rolling (text without end) or hidden (EL-attention).")
+]
+CacheTokens = Annotated[int | None, typer.Option("--cache-tokens", min=8, help="Tokens that a rolling cache keeps.")]
+Beams = Annotated[int | None, typer.Option("--num-beams", min=1, help="Beam search; sets temperature 0.")]
+LengthPenalty = Annotated[float | None, typer.Option("--length-penalty", help="Beams: above 0 favours longer texts.")]
+Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this string (repeatable).")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Prompts that go together, with --json.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 
 
@@ -327,6 +335,10 @@ def _sampling(model: str, runs_dir: Path, **options: Any) -> Any:
 
     given = run_sampling(find_model(model, runs_dir))
     given |= {key: value for key, value in options.items() if value is not None}
+    if options.get("cache") not in (None, "rolling") and options.get("cache_tokens") is None:
+        given["cache_tokens"] = None  # the run's own belongs to a rolling cache
+    if (options.get("num_beams") or 1) > 1 and options.get("temperature") is None:
+        given["temperature"] = 0.0
     if given.get("top_k") == 0:
         given["top_k"] = None
     if given.get("top_p") in (0, 1):
@@ -339,8 +351,10 @@ def _sampling(model: str, runs_dir: Path, **options: Any) -> Any:
 def generate(
     model: ModelArg, prompt: Prompt = None, prompts_file: PromptsFile = None, max_new_tokens: MaxTokens = None,
     temperature: Temperature = None, top_k: TopK = None, top_p: TopP = None, repetition_penalty: Penalty = None,
+    cache: Cache = None, cache_tokens: CacheTokens = None, num_beams: Beams = None,
+    length_penalty: LengthPenalty = None, stop: Stop = None, batch_size: BatchSize = None,
     seed: Seed = None, device: Device = "auto", runs_dir: RunsOpt = RUNS, json: JsonOpt = False,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any] | None:  # fmt: skip
     from dataclasses import asdict
 
     prompts = list(prompt or [])
@@ -349,35 +363,42 @@ def generate(
     if not prompts:
         raise InputError("--prompt: none given; give --prompt TEXT (repeatable) or --prompts-file FILE")
     config = _sampling(model, runs_dir, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-                       repetition_penalty=repetition_penalty, seed=seed, device=device)  # fmt: skip
+                       repetition_penalty=repetition_penalty, cache=cache, cache_tokens=cache_tokens, num_beams=num_beams,
+                       length_penalty=length_penalty, stop=stop or None, seed=seed, device=device,
+                       batch_size=batch_size)  # fmt: skip
     from jielong.infer.generate import continue_prompt
     from jielong.infer.models import open_model
 
-    opened, tokenizer, folder = open_model(model, runs_dir, config.device)
-    rows = []
+    opened, tokenizer, folder = open_model(model, runs_dir, config.device, config.precision)
+    if json:
+        from jielong.infer.batch import continue_prompts
+
+        return {
+            "model": str(folder),
+            "continuations": [asdict(row) for row in continue_prompts(opened, tokenizer, prompts, config)],
+        }
     for number, text in enumerate(prompts):  # every prompt draws with the next seed, as in the infer stage
-        if not json:
-            tell(text, end="")
-        show = None if json else functools.partial(tell, end="")
-        rows.append(asdict(continue_prompt(opened, tokenizer, text, config, config.seed + number, show)))
-        if not json:
-            tell("\n" if len(prompts) > 1 else "")
-    return {"model": str(folder), "continuations": rows}
+        tell(text, end="")
+        continue_prompt(opened, tokenizer, text, config, config.seed + number, functools.partial(tell, end=""))
+        tell("\n" if len(prompts) > 1 else "")
+    return None
 
 
 @app.command(help="Read a prompt at a time and continue it. Empty line or Ctrl-D: leave.")
 @friendly
 def chat(
     model: ModelArg, max_new_tokens: MaxTokens = None, temperature: Temperature = None, top_k: TopK = None,
-    top_p: TopP = None, repetition_penalty: Penalty = None, seed: Seed = None, device: Device = "auto",
-    runs_dir: RunsOpt = RUNS,
+    top_p: TopP = None, repetition_penalty: Penalty = None, cache: Cache = None, cache_tokens: CacheTokens = None,
+    num_beams: Beams = None, length_penalty: LengthPenalty = None, stop: Stop = None, seed: Seed = None,
+    device: Device = "auto", runs_dir: RunsOpt = RUNS,
 ) -> None:  # fmt: skip
     config = _sampling(model, runs_dir, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-                       repetition_penalty=repetition_penalty, seed=seed, device=device)  # fmt: skip
+                       repetition_penalty=repetition_penalty, cache=cache, cache_tokens=cache_tokens, num_beams=num_beams,
+                       length_penalty=length_penalty, stop=stop or None, seed=seed, device=device)  # fmt: skip
     from jielong.infer.generate import continue_prompt
     from jielong.infer.models import open_model
 
-    opened, tokenizer, folder = open_model(model, runs_dir, config.device)
+    opened, tokenizer, folder = open_model(model, runs_dir, config.device, config.precision)
     say(f"{folder}: write the start of a text, press Enter; empty line or Ctrl-D to leave")
     turn = 0
     while True:

@@ -1,4 +1,4 @@
-"""Continue a prompt, a token at a time, over the key-value cache."""
+"""Continue a prompt, a token at a time: the loop around a stepper (`stepping.py`), with stop ids, stop strings and text."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from jielong.errors import InputError
-from jielong.infer.cache import KVCache
+from jielong.infer.beam import beam_search
 from jielong.infer.config import Config
 from jielong.infer.sampling import choose
-from jielong.infer.stream import TextStream
+from jielong.infer.stepping import begin
+from jielong.infer.stream import Writing
 from jielong.model.transformer import CausalLM
 from jielong.tokenizer.folder import TokenizerFolder
 
@@ -23,39 +24,60 @@ class Continuation:
     prompt: str
     text: str
     tokens: int
-    stopped: str  # end_of_text, length (max_new_tokens) or context (the model's longest context)
+    stopped: str  # end_of_text, stop (a stop string), length (max_new_tokens) or context (the model's longest context)
     broken_characters: int
+
+
+def room(model: CausalLM, prompt: int, config: Config) -> int:
+    """How many tokens may follow a prompt of so many tokens: a rolling cache has no end, others end with the context."""
+    if config.cache == "rolling":
+        return config.max_new_tokens
+    return max(0, min(config.max_new_tokens, model.config.max_position_embeddings - prompt))
+
+
+def encode(model: CausalLM, tokenizer: TokenizerFolder, prompt: str, config: Config) -> list[int]:
+    """The prompt's ids. Raises InputError when they alone fill the model's context."""
+    ids = tokenizer.encode_prompt(prompt)
+    longest = model.config.max_position_embeddings
+    if len(ids) >= longest and config.cache != "rolling":
+        raise InputError(
+            f"prompt: too long, got {len(ids)} tokens; the model's context is {longest} tokens; shorten the prompt"
+        )
+    return ids
 
 
 @torch.no_grad()
 def stream_tokens(
     model: CausalLM, ids: list[int], config: Config, stop_ids: frozenset[int], seed: int
 ) -> Iterator[int]:
-    """New token ids after `ids`, one at a time; ends before a stop id, after max_new_tokens, or when the context is full."""
-    device = next(model.parameters()).device
-    longest = model.config.max_position_embeddings
-    count = min(config.max_new_tokens, longest - len(ids))
-    cache = KVCache(model.config, 1, len(ids) + max(count, 0), device)
-    generator = torch.Generator(device=device).manual_seed(seed)
-    seen: set[int] = set(ids)
-    feed = ids
-    for _ in range(count):
-        hidden = model.model(torch.tensor([feed], device=device), cache=cache)
-        logits = model.lm_head(hidden[0, -1])  # the last position only: the others' logits are not needed
-        token = choose(
-            logits,
-            torch.tensor(sorted(seen), device=device),
-            config.temperature,
-            config.top_k,
-            config.top_p,
-            config.repetition_penalty,
-            generator,
-        )
-        if token in stop_ids:
-            return
-        seen.add(token)
-        yield token
-        feed = [token]
+    """New token ids after `ids`, one at a time; ends before a stop id, after max_new_tokens, or when the context is full.
+
+    With beams all of them come at the end. Raises InputError for a cache that does not go with the model.
+    """
+    count = room(model, len(ids), config)
+    if count == 0:
+        return
+    if config.num_beams > 1:
+        yield from beam_search(model, ids, config, stop_ids, count)
+        return
+    logits_BV, stepper = begin(model, [ids], count, config)
+    device = logits_BV.device
+    generators = [torch.Generator(device=device).manual_seed(seed)]
+    seen_BV = torch.zeros(1, logits_BV.shape[1], dtype=torch.bool, device=device)
+    seen_BV[0, ids] = True
+    sampling = (config.temperature, config.top_k, config.top_p, config.repetition_penalty, generators)
+    try:
+        for number in range(1, count + 1):
+            token_B = choose(logits_BV, seen_BV, *sampling)
+            token = int(token_B)
+            if token in stop_ids:
+                return
+            yield token
+            if number < count:
+                seen_BV[0, token] = True
+                logits_BV = stepper.step(token_B)
+    finally:
+        stepper.close()
 
 
 def continue_prompt(
@@ -68,31 +90,32 @@ def continue_prompt(
 ) -> Continuation:
     """Continue one prompt. `show` is called with each piece of text as it is complete.
 
-    Raises InputError when the prompt alone fills the model's context.
+    Raises InputError when the prompt alone fills the model's context, or the cache does not go with the model.
     """
-    ids = tokenizer.encode_prompt(prompt)
-    longest = model.config.max_position_embeddings
-    if len(ids) >= longest:
-        raise InputError(
-            f"prompt: too long, got {len(ids)} tokens; the model's context is {longest} tokens; shorten the prompt"
-        )
+    ids = encode(model, tokenizer, prompt, config)
     training = model.training
     model.eval()
-    stream, pieces, count = TextStream(tokenizer, ids), [], 0
+    writing = Writing(tokenizer, ids, config.stop)
+    show = show if show is not None else lambda piece: None
     try:
         for token in stream_tokens(model, ids, config, tokenizer.stop_ids | {tokenizer.end_id}, seed):
-            count += 1
-            piece = stream.push(token)
-            if piece:
-                pieces.append(piece)
-                if show is not None:
-                    show(piece)
+            if piece := writing.push(token):
+                show(piece)
+            if writing.ended:
+                break
     finally:
         model.train(training)
-    rest = stream.finish()
-    pieces.append(rest)
-    if show is not None and rest:
+    if rest := writing.finish():
         show(rest)
-    full = min(config.max_new_tokens, longest - len(ids))
-    stopped = "end_of_text" if count < full else ("length" if full == config.max_new_tokens else "context")
-    return Continuation(prompt, "".join(pieces), count, stopped, stream.broken)
+    return finished(prompt, writing, room(model, len(ids), config), config)
+
+
+def finished(prompt: str, writing: Writing, full: int, config: Config) -> Continuation:
+    """The record of a continuation that ended. full: how many tokens it might have had (`room`)."""
+    if writing.ended:
+        stopped = "stop"
+    elif writing.tokens < full:
+        stopped = "end_of_text"
+    else:
+        stopped = "length" if full == config.max_new_tokens else "context"
+    return Continuation(prompt, writing.text, writing.tokens, stopped, writing.broken)

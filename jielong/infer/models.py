@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jielong.errors import InputError, JielongError, ModelError
 from jielong.infer.config import Config
@@ -17,9 +17,12 @@ from jielong.model.transformer import CausalLM
 from jielong.progress import say
 from jielong.recipe import parse_section
 from jielong.runs import list_runs
-from jielong.runtime import choose_device
+from jielong.runtime import choose_device, has_fast_bfloat16
 from jielong.tokenizer.folder import TokenizerFolder, open_folder
 from jielong.train.checkpoints import newest
+
+if TYPE_CHECKING:
+    import torch
 
 
 def find_model(model: str, runs_dir: Path) -> Path:
@@ -54,10 +57,14 @@ def run_sampling(folder: Path) -> dict[str, Any]:
     return section.model_dump(exclude={"prompts", "device"})
 
 
-def open_model(model: str, runs_dir: Path, device: str = "auto") -> tuple[CausalLM, TokenizerFolder, Path]:
+def open_model(
+    model: str, runs_dir: Path, device: str = "auto", precision: str = "float32"
+) -> tuple[CausalLM, TokenizerFolder, Path]:
     """Load MODEL on a device, ready to generate, with a tokenizer that knows the model's start and stop ids.
 
-    Raises ModelError for a tokenizer that has more ids than the model has embeddings.
+    precision: of weights and cache, as in the recipe's [infer] table. No weight asks for a gradient.
+    Raises ModelError for a tokenizer that has more ids than the model has embeddings, InputError for a precision that the
+    device does not have.
     """
     folder = find_model(model, runs_dir)
     place = choose_device(device, "device")
@@ -73,7 +80,26 @@ def open_model(model: str, runs_dir: Path, device: str = "auto") -> tuple[Causal
     stops = {stop for table in tables for stop in _ids(table.get("eos_token_id"))}
     start = next(iter(_ids(config.get("bos_token_id"))), tokenizer.start_id)
     tokenizer = dataclasses.replace(tokenizer, start_id=start, stop_ids=frozenset(stops))
-    return loaded.to(place).eval(), tokenizer, folder
+    kind = choose_type(precision, place, loaded.stored_dtype)
+    return loaded.requires_grad_(False).to(place, kind).eval(), tokenizer, folder
+
+
+def choose_type(precision: str, device: torch.device, stored: torch.dtype | None) -> torch.dtype:
+    """The type of weights and cache. auto: on CUDA that of the file, if the device is fast at it; elsewhere float32.
+
+    Raises InputError for half precision elsewhere: on the CPU its products are no faster for one token.
+    """
+    import torch
+
+    if precision == "auto":
+        known = device.type == "cuda" and (
+            stored == torch.float16 or (stored == torch.bfloat16 and has_fast_bfloat16(device))
+        )
+        return stored if known and stored is not None else torch.float32
+    if precision != "float32" and device.type != "cuda":
+        raise InputError(f"infer.precision: half precision only on cuda, got {precision} on {device.type}; use float32")
+    kind: torch.dtype = getattr(torch, precision)
+    return kind
 
 
 def _ids(value: Any) -> list[int]:

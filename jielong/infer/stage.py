@@ -21,16 +21,13 @@ def inputs(config: Config, folder: Path) -> list[tuple[str, Path]]:
 
 def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     """Write samples.jsonl into context.out; return how many prompts were continued and how they ended."""
-    from jielong.infer.generate import continue_prompt
+    from jielong.infer.batch import continue_prompts
     from jielong.infer.models import open_model
     from jielong.train.checkpoints import require_newest
 
     checkpoint = require_newest(context.run.checkpoints)
-    model, tokenizer, _ = open_model(str(checkpoint), context.run.root.parent, config.device)
-    rows = [  # a seed of its own for each prompt: with the same draws the texts would resemble each other
-        asdict(continue_prompt(model, tokenizer, prompt, config, config.seed + number))
-        for number, prompt in enumerate(config.prompts)
-    ]
+    model, tokenizer, _ = open_model(str(checkpoint), context.run.root.parent, config.device, config.precision)
+    rows = [asdict(row) for row in continue_prompts(model, tokenizer, list(config.prompts), config)]
     write_bytes(context.out / "samples.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in rows))
     ends: dict[str, int] = {}
     for row in rows:

@@ -8,6 +8,7 @@ character (a model early in training writes such) are left out and counted.
 
 from __future__ import annotations
 
+from jielong.infer.stops import StopStrings
 from jielong.tokenizer.folder import TokenizerFolder
 
 BROKEN = "\ufffd"
@@ -45,3 +46,40 @@ class TextStream:
         self._before, self._shown = self._shown, len(self._ids)
         self.broken += new.count(BROKEN)
         return new.replace(BROKEN, "")
+
+
+class Writing:
+    """A continuation as it grows, token by token: its text, which may be shown, and whether a stop string ended it."""
+
+    def __init__(self, tokenizer: TokenizerFolder, context: list[int], stop: tuple[str, ...]) -> None:
+        self.tokens = 0
+        self._characters, self._stops = TextStream(tokenizer, context), StopStrings(stop)
+        self._pieces: list[str] = []
+
+    @property
+    def ended(self) -> bool:
+        """Whether a stop string was met."""
+        return self._stops.found
+
+    @property
+    def broken(self) -> int:
+        """Replacement characters that were left out."""
+        return self._characters.broken
+
+    @property
+    def text(self) -> str:
+        """All that was given out."""
+        return "".join(self._pieces)
+
+    def push(self, token: int) -> str:
+        """The text that this token lets be shown."""
+        self.tokens += 1
+        return self._give(self._stops.push(self._characters.push(token)))
+
+    def finish(self) -> str:
+        """The text still held back, without an unfinished character."""
+        return self._give(self._stops.push(self._characters.finish()) + self._stops.finish())
+
+    def _give(self, piece: str) -> str:
+        self._pieces.append(piece)
+        return piece

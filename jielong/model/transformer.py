@@ -138,7 +138,7 @@ class Attention(nn.Module):
         if cache is not None and cache.hidden:
             began, x_BSC = cache.length == 0, cache.append_hidden(self.layer, x_BTC)
             if not began:
-                return self._project(self._over_hidden(q_BHTD, x_BSC, context, kind))
+                return self._project(self._over_hidden(q_BHTD, x_BSC, context, kind), x_BTC)
         k_BTGD, v_BTGD = self.k_proj(x_BTC).view(split), self.v_proj(x_BTC).view(split)
         if self.k_norm is not None:
             k_BTGD = self.k_norm(k_BTGD)
@@ -151,11 +151,11 @@ class Attention(nn.Module):
             k_BGTD = rotate(k_BGTD, *context.key_angles)
         group = self.config.shifted_attention
         if group is not None and self.training and cache is None and length > group and length % group == 0:
-            return self._project(shifted_attention(q_BHTD, k_BGTD, v_BGTD, context.sight, kind, group))
-        return self._project(attend(q_BHTD, k_BGTD, v_BGTD, context.sight, kind))
+            return self._project(shifted_attention(q_BHTD, k_BGTD, v_BGTD, context.sight, kind, group), x_BTC)
+        return self._project(attend(q_BHTD, k_BGTD, v_BGTD, context.sight, kind), x_BTC)
 
-    def _project(self, out_BHTD: Tensor) -> Tensor:
-        out: Tensor = self.o_proj(out_BHTD.transpose(1, 2).flatten(2))
+    def _project(self, out_BHTD: Tensor, like: Tensor) -> Tensor:
+        out: Tensor = self.o_proj(out_BHTD.transpose(1, 2).flatten(2).to(like.dtype))
         return out
 
     def _over_hidden(self, q_BHTD: Tensor, x_BSC: Tensor, context: Context, kind: Kind) -> Tensor:
@@ -255,6 +255,8 @@ class Decoder(nn.Module):
             sight = Sight(*cache.look(length), None, padding_B)
         half = torch.is_autocast_enabled(device.type) or self.embed_tokens.weight.dtype != torch.float32
         kernel = self.kernel(device.type, half)
+        if cache is not None and kernel in ("varlen", "flex"):  # few queries, and another length at every step
+            kernel = "eager" if config.attn_logit_softcapping else "sdpa"
         if config.position != "rope":
             slopes_H = alibi_slopes(config.num_attention_heads, device) if config.position == "alibi" else None
             return Context(sight, None, None, slopes_H, kernel)

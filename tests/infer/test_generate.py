@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM
 
 from jielong.errors import InputError
+from jielong.infer.cache import SINKS
 from jielong.infer.config import Config
 from jielong.infer.generate import continue_prompt, stream_tokens
-from jielong.model.hf import load_folder
+from jielong.model.hf import load_folder, save_folder
 from jielong.model.transformer import CausalLM
 from jielong.tokenizer.folder import TokenizerFolder, open_folder
+from tests.infer.twins import kept_states, make
 
 
 @pytest.fixture
@@ -54,6 +56,55 @@ def test_cached_tokens_equal_uncached(model: CausalLM, tokenizer: TokenizerFolde
             expected.append(token)
             text.append(token)
     assert list(stream_tokens(model, ids, GREEDY, frozenset(), 1)) == expected
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_llama_and_qwen3_folders_give_their_tokens(tmp_path: Path, qk_norm: bool, penalty: float) -> None:
+    """40 greedy tokens after three prompts."""
+    save_folder(make(qk_norm=qk_norm, max_position_embeddings=64), tmp_path, 0)
+    ours = load_folder(tmp_path).eval()
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert isinstance(theirs, Qwen3ForCausalLM if qk_norm else LlamaForCausalLM)
+    config = GREEDY.model_copy(update={"repetition_penalty": penalty, "max_new_tokens": 40})
+    for ids in ([5], [1, 2, 9], [30, 8, 8, 17, 21]):
+        expected = theirs.generate(
+            torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), max_new_tokens=40,
+            do_sample=False, repetition_penalty=penalty, eos_token_id=None, pad_token_id=0,
+        )  # fmt: skip
+        assert list(stream_tokens(ours, ids, config, frozenset(), 1)) == expected[0, len(ids) :].tolist()
+
+
+@pytest.mark.parametrize("prompt", [3, 9, 25])
+def test_a_text_without_end(prompt: int) -> None:
+    """Greedy tokens over a rolling cache of 9, far beyond the context of 16, against the cache's twin."""
+    model, ids = make(), list(range(7, 7 + prompt))
+    config = GREEDY.model_copy(update={"cache": "rolling", "cache_tokens": 9, "max_new_tokens": 40})
+    found = list(stream_tokens(model, ids, config, frozenset(), 1))
+    assert len(found) == 40
+    expected = kept_states(model, ids + found, 9, SINKS)[prompt - 1 : -1].argmax(dim=-1)
+    assert found == expected.tolist()
+
+
+def test_texts_do_not_disturb_each_other(model: CausalLM, tokenizer: TokenizerFolder) -> None:
+    """Two at once, a token of each in turn."""
+    prompts = [tokenizer.encode_prompt(text) for text in ("中国", "美国和英国的")]
+    apart = [list(stream_tokens(model, ids, GREEDY, frozenset(), 1)) for ids in prompts]
+    together = zip(*(stream_tokens(model, ids, GREEDY, frozenset(), 1) for ids in prompts), strict=True)
+    assert [list(row) for row in zip(*together, strict=True)] == apart
+
+
+def test_stop_strings(model: CausalLM, tokenizer: TokenizerFolder) -> None:
+    """Each piece of two characters of a text, as a stop string: the text ends before its first occurrence, nothing of it shown."""
+    config = GREEDY.model_copy(update={"max_new_tokens": 30})
+    whole = continue_prompt(model, tokenizer, "中国", config, 1)
+    assert len(whole.text) > 6
+    for place in range(len(whole.text) - 1):
+        string, shown = whole.text[place : place + 2], list[str]()
+        stopping = config.model_copy(update={"stop": (string, "不在其中")})
+        found = continue_prompt(model, tokenizer, "中国", stopping, 1, shown.append)
+        assert found.text == whole.text[: whole.text.index(string)] == "".join(shown)
+        assert found.stopped == "stop" and found.tokens <= whole.tokens
 
 
 def test_the_seed_decides(model: CausalLM, tokenizer: TokenizerFolder) -> None:

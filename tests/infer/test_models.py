@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from jielong.errors import InputError, ModelError
-from jielong.infer.models import find_model, open_model, run_sampling
+from jielong.infer.models import choose_type, find_model, open_model, run_sampling
 from jielong.runs import write_json
 from jielong.tokenizer.folder import open_folder
 from tests.corpus import RECIPE, write_recipe
@@ -42,6 +42,18 @@ def test_open(model_folder: Path, tmp_path: Path) -> None:
     assert folder == model_folder and not model.training
     assert next(model.parameters()).dtype == torch.float32
     assert tokenizer.size == model.config.vocab_size
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_precision(model_folder: Path, tmp_path: Path) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert choose_type("auto", cpu, torch.bfloat16) == choose_type("float32", cuda, torch.bfloat16) == torch.float32
+    assert choose_type("auto", cuda, torch.float16) == choose_type("float16", cuda, None) == torch.float16
+    assert choose_type("auto", cuda, None) == choose_type("auto", cuda, torch.float32) == torch.float32
+    with pytest.raises(
+        InputError, match=r"infer.precision: half precision only on cuda, got bfloat16 on cpu; use float32"
+    ):
+        open_model(str(model_folder), tmp_path, "cpu", "bfloat16")
 
 
 def test_start_and_stop_ids_are_the_model_s(model_folder: Path, tmp_path: Path) -> None:

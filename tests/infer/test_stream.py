@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jielong.infer.stream import TextStream
+from jielong.infer.stream import TextStream, Writing
 from jielong.tokenizer import bpe
 from jielong.tokenizer.config import Config
 from jielong.tokenizer.folder import TokenizerFolder, open_folder
@@ -64,3 +64,38 @@ def test_a_prompt_that_ends_in_half_a_character(tokenizer: TokenizerFolder) -> N
     cut = len(whole) + 1
     pieces, _ = feed(tokenizer, ids[:cut], ids[cut:])
     assert "".join(pieces).endswith("好") and "\ufffd" not in "".join(pieces)
+
+
+def write(tokenizer: TokenizerFolder, ids: list[int], *stop: str) -> tuple[list[str], Writing]:
+    writing, pieces = Writing(tokenizer, [], stop), list[str]()
+    for token in ids:
+        pieces.append(writing.push(token))
+        if writing.ended:
+            break
+    pieces.append(writing.finish())
+    assert "".join(pieces) == writing.text
+    return pieces, writing
+
+
+def test_a_stop_string_over_several_tokens(tokenizer: TokenizerFolder) -> None:
+    """龘 and the smile are three and four tokens each; their text comes with the last, and waits for what follows."""
+    [ids] = tokenizer.encode(["ab龘😀c"])
+    pieces, writing = write(tokenizer, ids, "龘😀")
+    assert writing.ended and writing.text == "ab"
+    assert writing.tokens == len(ids) - 1  # ended by the last byte of the smile
+    pieces, writing = write(tokenizer, ids, "龘龘", "d")
+    assert not writing.ended and writing.text == "ab龘😀c" and writing.tokens == len(ids)
+    assert pieces[4] == "" and pieces[8] == "龘😀"  # held back until the smile is whole
+
+
+def test_a_stop_string_inside_a_token(tokenizer: TokenizerFolder) -> None:
+    [ids] = tokenizer.encode(["中国人民"])
+    for end in range(1, 4):
+        _, writing = write(tokenizer, ids, "中国人民"[end])
+        assert writing.ended and writing.text == "中国人民"[:end]
+
+
+def test_an_unfinished_character_at_the_end_completes_no_stop_string(tokenizer: TokenizerFolder) -> None:
+    [ids] = tokenizer.encode(["a龘"])
+    _, writing = write(tokenizer, ids[:-1], "a龘")
+    assert not writing.ended and writing.text == "a" and writing.broken > 0

@@ -1,0 +1,1 @@
+"""One decoding step of a dense model as one compiled function, for the CPU."""

@@ -1,0 +1,45 @@
+"""Threads that run one compiled function together: kept, so that a step costs a wake-up and not a start.
+
+Not numba's own parallel loops: their OpenMP layer ends a process that forks afterwards (as the data stage does), their other
+one breaks when two threads call it, and both compile for many seconds. And not torch's threads, which nothing but torch can
+use. The kernel runs without the interpreter's lock; who comes late finds less to do (`kernels.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any
+
+_queues: list[SimpleQueue[Callable[[int], Any]]] = []
+_owner = 0  # the process that the threads are of: they do not outlive a fork
+_making = threading.Lock()
+
+
+def run_together(function: Callable[[int], Any], threads: int) -> None:
+    """function(0) here, function(1) ... function(threads - 1) in kept threads, which may begin later and may still run after."""
+    global _owner
+    if threads > 1:
+        with _making:
+            if _owner != os.getpid():
+                _queues.clear()
+                _owner = os.getpid()
+            while len(_queues) < threads - 1:
+                queue: SimpleQueue[Callable[[int], Any]] = SimpleQueue()
+                number = len(_queues) + 1
+                threading.Thread(target=_serve, args=(queue, number), name=f"decoder {number}", daemon=True).start()
+                _queues.append(queue)
+            for queue in _queues[: threads - 1]:
+                queue.put(function)
+    function(0)
+
+
+def _serve(queue: SimpleQueue[Callable[[int], Any]], number: int) -> None:
+    while True:
+        function = queue.get()
+        with suppress(Exception):  # no memory, say; thread 0 does all the work then, or meets the same
+            function(number)
+        del function  # what it holds may be a model

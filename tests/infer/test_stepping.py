@@ -1,0 +1,143 @@
+"""Prompts in, logits out: every stepper against the model itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from jielong.errors import InputError
+from jielong.infer import stepping
+from jielong.infer.batch import generate_batch
+from jielong.infer.cache import SINKS, HiddenCache, KVCache, RollingCache
+from jielong.infer.config import Config
+from jielong.infer.stepping import TorchStepper, begin, compiled_against, padded
+from tests.infer.twins import POSITIONS, kept_states, make, some_ids
+
+TOLERANCE = 1e-4
+
+
+def test_padding_is_on_the_left() -> None:
+    ids_BT, padding_B = padded([[1, 2, 3], [4]], torch.device("cpu"))
+    assert ids_BT.tolist() == [[1, 2, 3], [0, 0, 4]] and padding_B is not None and padding_B.tolist() == [0, 2]
+    assert padded([[1, 2], [3, 4]], torch.device("cpu"))[1] is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("position", POSITIONS)
+def test_steps_equal_uncached_passes(position: str) -> None:
+    """Two prompts of one length, six more tokens; frequencies are those of the prompt and all that may follow."""
+    model = make(**POSITIONS[position])
+    ids_BT = some_ids(2, 11)
+    logits_BV, stepper = begin(model, ids_BT[:, :5].tolist(), 6, Config())
+    for end in range(5, 12):
+        torch.testing.assert_close(logits_BV, model(ids_BT[:, :end], reach=11)[:, -1], rtol=0, atol=TOLERANCE)
+        if end < 11:
+            logits_BV = stepper.step(ids_BT[:, end])
+    stepper.close()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cache", ["kv", "hidden"])
+def test_rows_that_are_kept(cache: str) -> None:
+    """Padded rows go on as they were when others leave or when they are copied."""
+    model = make(position="alibi", num_key_value_heads=4)
+    prompts = [[5], [1, 2, 9], [30, 8]]
+    _, stepper = begin(model, prompts, 3, Config.model_validate({"cache": cache}))
+    for rows in ([2, 1], [1, 0], [0, 0, 1], [0, 1, 2]):
+        assert stepper.keep(torch.tensor(rows))
+        prompts = [prompts[row] for row in rows]
+    assert prompts == [[1, 2, 9], [1, 2, 9], [30, 8]]
+    logits_BV = stepper.step(torch.tensor([4, 6, 7]))
+    for row, (ids, token) in enumerate(zip(prompts, (4, 6, 7), strict=True)):
+        expected = model(torch.tensor([[*ids, token]]))[0, -1]
+        torch.testing.assert_close(logits_BV[row], expected, rtol=0, atol=TOLERANCE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prompt", [3, 9, 20])
+def test_a_rolling_cache_goes_on_beyond_the_context(prompt: int) -> None:
+    """Prompts shorter than the cache of 9, as long, and longer than the model's context of 16."""
+    model = make()
+    ids = some_ids(1, 30)[0]
+    expected = kept_states(model, ids.tolist(), 9, SINKS)
+    logits_BV, stepper = begin(model, [ids[:prompt].tolist()], 999, Config(cache="rolling", cache_tokens=9))
+    for end in range(prompt, 30):
+        torch.testing.assert_close(logits_BV[0], expected[end - 1], rtol=0, atol=TOLERANCE)
+        logits_BV = stepper.step(ids[end : end + 1])
+
+
+def test_the_cache_that_is_asked_for() -> None:
+    def kind(config: Config, **fields: Any) -> type:
+        stepper = begin(make(**fields), [[1, 2]], 2, config)[1]
+        assert isinstance(stepper, TorchStepper)
+        return type(stepper.cache)
+
+    assert kind(Config()) is KVCache
+    assert kind(Config(), position="none", num_key_value_heads=4) is HiddenCache
+    assert kind(Config(cache="kv"), position="none", num_key_value_heads=4) is KVCache
+    assert kind(Config(cache="rolling")) is RollingCache
+
+
+@pytest.mark.parametrize(
+    ("table", "fields", "message"),
+    [
+        ({"cache": "hidden"}, {}, r"infer.cache: hidden .* its rotary positions turn the keys; use cache kv"),
+        ({"cache": "hidden"}, {"position": "none", "qk_norm": True}, "qk_norm changes the keys"),
+        (
+            {"cache": "rolling", "cache_tokens": 17},
+            {},
+            "infer.cache_tokens: too many, got 17; .* max_position_embeddings 16",
+        ),
+        ({"cache": "rolling"}, {"max_position_embeddings": 7}, "keeps at least 8 tokens, got a context of 7"),
+    ],
+)
+def test_what_does_not_go_with_the_model(table: dict[str, Any], fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        begin(make(**fields), [[1]], 2, Config.model_validate(table))
+
+
+def test_one_text_in_a_rolling_cache() -> None:
+    with pytest.raises(InputError, match=r"infer.cache: a rolling one holds one text, got 2 prompts together"):
+        begin(make(), [[1], [2]], 2, Config(cache="rolling"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "config", "rows", "count", "reason"),
+    [
+        ({}, Config(), 1, 99, "not worth it for a tiny model"),
+        ({}, Config(), 1, 3, "not worth it for 3 tokens"),
+        ({}, Config(), 99, 99, "torch is as fast with 99 rows"),
+        ({}, Config(temperature=0, num_beams=9), 4, 99, "torch is as fast with 36 rows"),
+        ({"attention": "eager"}, Config(), 1, 99, "plain arithmetic is asked for"),
+    ],
+)
+def test_reasons_against_the_compiled_step(
+    fields: dict[str, Any], config: Config, rows: int, count: int, reason: str
+) -> None:
+    assert compiled_against(make(**fields), config, rows, count) == reason
+
+
+def test_the_compiled_step_gives_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is taken: alone, padded rows of which some end early, and beams."""
+    from jielong.infer.compiled.decoder import CompiledDecoder
+
+    model = make(max_position_embeddings=64)
+    prompts = [[5], [1, 2, 9], [30, 8, 8, 17, 21, 2], [7, 7]]
+    greedy = Config(temperature=0.0, max_new_tokens=20, batch_size=4)
+
+    def texts() -> list[list[list[int]]]:
+        beams = greedy.model_copy(update={"num_beams": 3})
+        return [
+            generate_batch(model, prompts, config, frozenset(range(0, 40, 4)), [1, 2, 3, 4])
+            for config in (greedy.model_copy(update={"batch_size": 1}), greedy, beams)
+        ]
+
+    expected = texts()
+    monkeypatch.setattr(stepping, "FEWEST_WEIGHTS", 0)
+    assert isinstance(begin(model, prompts, 20, greedy)[1], CompiledDecoder)
+    assert isinstance(begin(model, prompts[:1], 20, greedy)[1], CompiledDecoder)
+    assert texts() == expected
+    sparse = make(num_experts=4, moe_intermediate_size=8)
+    assert isinstance(begin(sparse, prompts, 20, greedy)[1], TorchStepper)
