@@ -23,7 +23,6 @@ from jielong.console import (
     EngineOpt,
     FreshOpt,
     JsonOpt,
-    ModelArg,
     NameOpt,
     RecipeArg,
     RunsOpt,
@@ -35,6 +34,7 @@ from jielong.console import (
     tell,
 )
 from jielong.errors import InputError
+from jielong.infer.commands import COMMANDS as INFER_COMMANDS
 from jielong.progress import plain, say
 from jielong.tokenizer.shards.commands import COMMANDS as SHARDS_COMMANDS
 
@@ -190,6 +190,29 @@ for _stage in STAGES:
         _stage_command(_stage)
 
 
+def _context_lengths(
+    target: str, lengths: str, data: list[str] | None, scalings: list[str], out: Path, runs_dir: Path, json: bool
+) -> dict[str, Any]:
+    """Bits per byte and passkey accuracy against the length of the context: a table, a page and a file."""
+    from jielong import show
+    from jielong.evaluate.lengths import measure_model, parse_lengths, parse_scaling
+    from jielong.evaluate.lengths_page import notes, tables, write_page
+    from jielong.runs import write_json
+
+    if out.is_file():
+        raise InputError(f"--out: a file, got {out}; give a folder")
+    wanted, stretched = parse_lengths(lengths), [parse_scaling(text) for text in scalings]
+    found = measure_model(target, runs_dir, wanted, data, stretched)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "lengths.json", found)
+    write_page(found, out / "lengths.html", target)
+    if not json:
+        for head, rows in tables(found):
+            tell(show.table(head, rows) + "\n")
+        tell("\n".join([*notes(found), f"The page, with curves: {out / 'lengths.html'}"]))
+    return {**found, "page": str(out / "lengths.html")}
+
+
 @app.command(help="Stage: measure bits per byte, of a recipe's run or of any model on any text.")
 @friendly
 def evaluate(
@@ -197,12 +220,34 @@ def evaluate(
     data: Annotated[
         list[str] | None, typer.Option("--data", metavar="GLOB", help="Measure the model on these files (repeatable).")
     ] = None,
+    context_lengths: Annotated[
+        str | None,
+        typer.Option("--context-lengths", metavar="N,N,...", help="Measure a model against the length of its context."),
+    ] = None,
+    rope_scaling: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rope-scaling", metavar="TYPE:FACTOR", help="With --context-lengths: under this scaling too (repeatable)."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="With --context-lengths: folder for lengths.html and lengths.json; default: here."),
+    ] = None,
     settings: SetOpt = None,
     runs_dir: RunsOpt = RUNS,
     name: NameOpt = "",
     fresh: FreshOpt = False,
     json: JsonOpt = False,
 ) -> dict[str, Any]:
+    if context_lengths is not None:
+        if name or fresh or settings:
+            raise InputError(
+                "--context-lengths: measures a model as it is; --set, --name and --fresh do not go with it"
+            )
+        return _context_lengths(target, context_lengths, data, rope_scaling or [], out or Path(), runs_dir, json)
+    if rope_scaling or out is not None:
+        raise InputError("--rope-scaling, --out: belong to --context-lengths; give it, for example 256,512,1024")
     if not data:
         result = _run(target, ["evaluate"], None, settings, runs_dir, name, fresh, json)
         return result | {"results": result["stages"]["evaluate"]["counts"]}
@@ -220,6 +265,46 @@ def evaluate(
     if not json:
         tell(show.table(["measure", "value"], [[key, show.number(value)] for key, value in results.items()]))
     return {"model": str(folder), "results": results}
+
+
+@app.command(help="Numbers before training: parameters, FLOPs, memory, micro-batch, time, cost, compute-optimal size.")
+@friendly
+def plan(
+    recipe: RecipeArg,
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", help="rtx-3090, rtx-4090, v100-32g, a100-80g, h100, h200, cpu; default: this machine's."
+        ),
+    ] = "",
+    devices: Annotated[int, typer.Option("--devices", metavar="N", help="How many of them.")] = 1,
+    tokens: Annotated[int | None, typer.Option("--tokens", help="Token budget, instead of the recipe's.")] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option("--hours", help="Device hours to find the compute-optimal size for; default: the plan's."),
+    ] = None,
+    price: Annotated[float | None, typer.Option("--price", help="Dollars an hour of one device.")] = None,
+    settings: SetOpt = None,
+    runs_dir: RunsOpt = RUNS,
+    name: NameOpt = "",
+    json: JsonOpt = False,
+) -> dict[str, Any]:
+    from jielong import show
+    from jielong.model.devices import find_device, this_device
+    from jielong.recipe import load
+    from jielong.runs import open_run
+    from jielong.train.plan_tables import notes, plan_tables
+    from jielong.train.planning import known_of, plan_run
+
+    loaded = load(recipe, settings, None, name)
+    chosen = find_device(device) if device else this_device()
+    known = known_of(open_run(runs_dir, loaded.name), loaded.sections)
+    report = plan_run(loaded.sections, chosen, devices, tokens, hours, price, known)
+    if not json:
+        for title, head, rows in plan_tables(report):
+            tell(f"{title}\n{show.table(head, rows)}\n")
+        tell("\n".join(notes(report)))
+    return report.to_json()
 
 
 @app.command(
@@ -304,117 +389,8 @@ for _name, (_command, _help) in SHARDS_COMMANDS.items():
     shards.command(name=_name, help=_help)(friendly(_shards_command(_command)))
 
 
-# ------------------------------------------------------------------------------------------------------ generation
-
-Prompt = Annotated[list[str] | None, typer.Option("--prompt", help="Text to continue (repeatable).")]
-PromptsFile = Annotated[Path | None, typer.Option("--prompts-file", help="A UTF-8 file with one prompt a line.")]
-MaxTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Length limit, tokens.")]
-Temperature = Annotated[float | None, typer.Option("--temperature", min=0.0, help="0: greedy.")]
-TopK = Annotated[int | None, typer.Option("--top-k", min=0, help="Draw from the k most probable; 0: all.")]
-TopP = Annotated[
-    float | None, typer.Option("--top-p", min=0.0, max=1.0, help="Draw from this much probability; 1: all.")
-]
-Penalty = Annotated[float | None, typer.Option("--repetition-penalty", min=0.01, help="Weaken what was said; 1: off.")]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The same seed gives the same text.")]
-Cache = Annotated[
-    str | None, typer.Option("--cache", help="auto, kv, rolling (text without end) or hidden (EL-attention).")
-]
-CacheTokens = Annotated[int | None, typer.Option("--cache-tokens", min=8, help="Tokens that a rolling cache keeps.")]
-Beams = Annotated[int | None, typer.Option("--num-beams", min=1, help="Beam search; sets temperature 0.")]
-LengthPenalty = Annotated[float | None, typer.Option("--length-penalty", help="Beams: above 0 favours longer texts.")]
-Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this string (repeatable).")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Prompts that go together, with --json.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
-
-
-def _sampling(model: str, runs_dir: Path, **options: Any) -> Any:
-    """The [infer] table of the model's run, or the defaults, with the options that were given."""
-    from jielong.infer.config import Config
-    from jielong.infer.models import find_model, run_sampling
-    from jielong.recipe import parse_section
-
-    given = run_sampling(find_model(model, runs_dir))
-    given |= {key: value for key, value in options.items() if value is not None}
-    if options.get("cache") not in (None, "rolling") and options.get("cache_tokens") is None:
-        given["cache_tokens"] = None  # the run's own belongs to a rolling cache
-    if (options.get("num_beams") or 1) > 1 and options.get("temperature") is None:
-        given["temperature"] = 0.0
-    if given.get("top_k") == 0:
-        given["top_k"] = None
-    if given.get("top_p") in (0, 1):
-        given["top_p"] = None
-    return parse_section("infer", Config, given)
-
-
-@app.command(help="Continue prompts with a trained model, streaming.")
-@friendly
-def generate(
-    model: ModelArg, prompt: Prompt = None, prompts_file: PromptsFile = None, max_new_tokens: MaxTokens = None,
-    temperature: Temperature = None, top_k: TopK = None, top_p: TopP = None, repetition_penalty: Penalty = None,
-    cache: Cache = None, cache_tokens: CacheTokens = None, num_beams: Beams = None,
-    length_penalty: LengthPenalty = None, stop: Stop = None, batch_size: BatchSize = None,
-    seed: Seed = None, device: Device = "auto", runs_dir: RunsOpt = RUNS, json: JsonOpt = False,
-) -> dict[str, Any] | None:  # fmt: skip
-    from dataclasses import asdict
-
-    prompts = list(prompt or [])
-    if prompts_file is not None:
-        prompts += [line for line in prompts_file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if not prompts:
-        raise InputError("--prompt: none given; give --prompt TEXT (repeatable) or --prompts-file FILE")
-    config = _sampling(model, runs_dir, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-                       repetition_penalty=repetition_penalty, cache=cache, cache_tokens=cache_tokens, num_beams=num_beams,
-                       length_penalty=length_penalty, stop=stop or None, seed=seed, device=device,
-                       batch_size=batch_size)  # fmt: skip
-    from jielong.infer.generate import continue_prompt
-    from jielong.infer.models import open_model
-
-    opened, tokenizer, folder = open_model(model, runs_dir, config.device, config.precision)
-    if json:
-        from jielong.infer.batch import continue_prompts
-
-        return {
-            "model": str(folder),
-            "continuations": [asdict(row) for row in continue_prompts(opened, tokenizer, prompts, config)],
-        }
-    for number, text in enumerate(prompts):  # every prompt draws with the next seed, as in the infer stage
-        tell(text, end="")
-        continue_prompt(opened, tokenizer, text, config, config.seed + number, functools.partial(tell, end=""))
-        tell("\n" if len(prompts) > 1 else "")
-    return None
-
-
-@app.command(help="Read a prompt at a time and continue it. Empty line or Ctrl-D: leave.")
-@friendly
-def chat(
-    model: ModelArg, max_new_tokens: MaxTokens = None, temperature: Temperature = None, top_k: TopK = None,
-    top_p: TopP = None, repetition_penalty: Penalty = None, cache: Cache = None, cache_tokens: CacheTokens = None,
-    num_beams: Beams = None, length_penalty: LengthPenalty = None, stop: Stop = None, seed: Seed = None,
-    device: Device = "auto", runs_dir: RunsOpt = RUNS,
-) -> None:  # fmt: skip
-    config = _sampling(model, runs_dir, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-                       repetition_penalty=repetition_penalty, cache=cache, cache_tokens=cache_tokens, num_beams=num_beams,
-                       length_penalty=length_penalty, stop=stop or None, seed=seed, device=device)  # fmt: skip
-    from jielong.infer.generate import continue_prompt
-    from jielong.infer.models import open_model
-
-    opened, tokenizer, folder = open_model(model, runs_dir, config.device, config.precision)
-    say(f"{folder}: write the start of a text, press Enter; empty line or Ctrl-D to leave")
-    turn = 0
-    while True:
-        try:
-            text = input("> " if sys.stdin is not None and sys.stdin.isatty() else "")
-        except (EOFError, RuntimeError):  # RuntimeError: there is no standard input at all
-            return
-        if not text.strip():
-            return
-        tell(text, end="")
-        try:
-            continue_prompt(opened, tokenizer, text, config, config.seed + turn, functools.partial(tell, end=""))
-        except InputError as error:
-            say(f"\nerror: {error}")
-        tell()
-        turn += 1
+for _name, (_function, _help) in INFER_COMMANDS.items():
+    app.command(name=_name, help=_help)(friendly(_function))
 
 
 def main() -> None:

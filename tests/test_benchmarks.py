@@ -116,6 +116,42 @@ def test_tokenizers_beside_their_peer(tmp_path: Path) -> None:
     assert {"our bpe", "our unigram", "our bytepiece"} <= {goal["goal"].split(",")[0] for goal in result["goals"]}
 
 
+@pytest.mark.slow
+def test_positions_are_ranked(tmp_path: Path) -> None:
+    """Every scheme has a row, the ranking is by what it says, and a stretch changes nothing within the trained lengths."""
+    subprocess.run(
+        [sys.executable, "benchmarks/positions.py", "--smoke", "--out", str(tmp_path / "r.json")],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    rows = orjson.loads((tmp_path / "r.json").read_bytes())["rows"]
+    by_name = {row["scheme"]: row for row in rows}
+    stretches = {f"rope + {kind}" for kind in ("linear", "ntk", "dynamic", "yarn", "llama3")}
+    others = {"rope", "rope, random positions", "rope, windowed layer", "clex", "alibi", "none"}
+    assert set(by_name) == stretches | others
+    assert [row["rank"] for row in rows] == list(range(1, 12))
+    reached = [row["beyond"] for row in rows]
+    assert reached == sorted(reached, reverse=True) and reached[-1] >= 0 and reached[0] <= 1
+    for row in rows:
+        assert row["beyond"] == pytest.approx(row["told"]["8"]) and row["loss"] < 10
+        assert all(row["whole"][n] <= row["free"][n] for n in ("2", "4", "8"))
+    for name in stretches:
+        assert all(by_name[name]["told"][n] == by_name["rope"]["told"][n] for n in ("2", "4"))
+
+
+@pytest.mark.slow
+def test_caches_side_by_side(tmp_path: Path) -> None:
+    """A quarter, a half and all of the memory, and the same logits."""
+    subprocess.run(
+        [sys.executable, "benchmarks/caches.py", "--smoke", "--out", str(tmp_path / "r.json")],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    rows = orjson.loads((tmp_path / "r.json").read_bytes())["rows"]
+    assert {row["shape"]: row["memory_ratio"] for row in rows} == {"wide heads": 0.25, "no groups": 0.5, "grouped": 1}
+    for row in rows:
+        assert row["logits_difference"] < 1e-4 and row["speed_ratio"] > 0
+        assert row["megabytes"]["kv"] * 1e6 == row["bytes_a_token"]["kv"] * row["context"] * row["rows"]
+
+
 def test_every_result_is_dated_and_listed() -> None:
     readme = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     for path in (ROOT / "benchmarks" / "results").glob("*.json"):

@@ -96,6 +96,23 @@ class Sight:
         bias: Tensor = self._once(("bias", window), make)
         return bias
 
+    def added(self, window: int | None, slopes_H: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """What a fused kernel adds to the scores, in its type: `bias`, or 0 and -inf for `mask`; None: it is told causal.
+
+        Made once for all layers; from a boolean mask torch would make it in each of them, and keep each for the way back.
+        """
+        if slopes_H is not None:
+            return self._once(("bias", window, dtype), lambda: self.bias(window, slopes_H).to(dtype))  # type: ignore[no-any-return]
+        mask = self.mask(window)
+        if mask is None:
+            return None
+
+        def make() -> Tensor:
+            return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+
+        added: Tensor = self._once(("added", window, dtype), make)
+        return added
+
     def bounds(self) -> Tensor:
         """Where the documents of a packed batch begin, rows laid end to end, and the end: int32."""
 
@@ -251,15 +268,13 @@ def attend(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, sight: Sight, kind: K
         return packed_attention(q_BHTD, k_BGSD, v_BGSD, sight.bounds(), kind.window, run)
     if kernel == "flex":
         return flex_attention(q_BHTD, k_BGSD, v_BGSD, sight, kind)
-    if kind.slopes_H is not None:
-        seen: Tensor | None = sight.bias(kind.window, kind.slopes_H)
-    else:
-        seen = sight.mask(kind.window)
     if kernel == "eager":
+        seen = sight.mask(kind.window) if kind.slopes_H is None else sight.bias(kind.window, kind.slopes_H)
         group = q_BHTD.shape[1] // k_BGSD.shape[1]
         k_BHSD, v_BHSD = (x.repeat_interleave(group, dim=1) for x in (k_BGSD, v_BGSD))
         return plain_attention(q_BHTD, k_BHSD, v_BHSD, seen, kind.dropout, kind.cap, kind.talk)
-    return fused_attention(q_BHTD, k_BGSD, v_BGSD, seen, kind.dropout)
+    dtype = torch.float32 if q_BHTD.device.type == "cpu" else v_BGSD.dtype
+    return fused_attention(q_BHTD, k_BGSD, v_BGSD, sight.added(kind.window, kind.slopes_H, dtype), kind.dropout)
 
 
 def weigh(scores: Tensor, seen: Tensor | None, cap: float | None, talk: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -293,7 +308,10 @@ def plain_attention(
 
 
 def fused_attention(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, seen: Tensor | None, dropout: float) -> Tensor:
-    """torch's fused kernel; in float32 on the CPU, where its bfloat16 form is up to 3 times slower (T = 128; even at 512)."""
+    """torch's fused kernel; in float32 on the CPU, where its bfloat16 form is up to 3 times slower (T = 128; even at 512).
+
+    seen: a mask, or what is added to the scores in the kernel's type; None: causal.
+    """
     causal, grouped = seen is None and q_BHTD.shape[2] > 1, q_BHTD.shape[1] != k_BGSD.shape[1]
     if q_BHTD.device.type == "cpu":
         with torch.autocast("cpu", enabled=False):
@@ -305,8 +323,6 @@ def fused_attention(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, seen: Tensor
     if seen is not None and grouped:  # on CUDA no memory-saving kernel takes a mask and groups together
         group, grouped = q_BHTD.shape[1] // k_BGSD.shape[1], False
         k_BGSD, v_BGSD = k_BGSD.repeat_interleave(group, dim=1), v_BGSD.repeat_interleave(group, dim=1)
-    if seen is not None and seen.dtype != torch.bool:
-        seen = seen.to(q_BHTD.dtype)
     return F.scaled_dot_product_attention(q_BHTD, k_BGSD, v_BGSD, seen, dropout, is_causal=causal, enable_gqa=grouped)
 
 
@@ -354,7 +370,7 @@ def shifted_attention(q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, sight: Sig
 
     T is a multiple of `group`. Costs T x group scores a head rather than T x T.
     """
-    rows, heads, length, _ = q_BHTD.shape
+    rows, heads = q_BHTD.shape[:2]
     share, half = heads // k_BGTD.shape[1], group // 2
     k_BHTD, v_BHTD = (x.repeat_interleave(share, dim=1) for x in (k_BGTD, v_BGTD))
     outs = []

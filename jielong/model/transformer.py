@@ -160,25 +160,24 @@ class Attention(nn.Module):
 
     def _over_hidden(self, q_BHTD: Tensor, x_BSC: Tensor, context: Context, kind: Kind) -> Tensor:
         """EL-attention: scores and values from the cached inputs, the key and value products on the query's side."""
-        heads, groups, size = self.config.num_attention_heads, self.config.num_key_value_heads, self.config.size_of_head
-        wk_HDC, wv_HDC = (
-            proj.weight.float().view(groups, size, -1).repeat_interleave(heads // groups, dim=0)
-            for proj in (self.k_proj, self.v_proj)
-        )
+        groups, size = self.config.num_key_value_heads, self.config.size_of_head
+        wk_GDC, wv_GDC = (proj.weight.float().view(groups, size, -1) for proj in (self.k_proj, self.v_proj))
         with torch.autocast(q_BHTD.device.type, enabled=False):
-            q_BHTD, x_B1SC = q_BHTD.float(), x_BSC.float()[:, None]
-            scores = torch.einsum("bhtd,hdc->bhtc", q_BHTD, wk_HDC) @ x_B1SC.transpose(-2, -1)
+            x_B1SC = x_BSC.float()[:, None]
+            q_BGHTD = q_BHTD.float().unflatten(1, (groups, -1))  # the heads of each group
+            scores = torch.einsum("bghtd,gdc->bghtc", q_BGHTD, wk_GDC).flatten(1, 2) @ x_B1SC.transpose(-2, -1)
             if self.k_proj.bias is not None:  # the same for every key; it counts only under a soft cap
-                bias_HD = self.k_proj.bias.float().view(groups, size).repeat_interleave(heads // groups, dim=0)
-                scores = scores + torch.einsum("bhtd,hd->bht", q_BHTD, bias_HD)[..., None]
+                bias_GD = self.k_proj.bias.float().view(groups, size)
+                scores = scores + torch.einsum("bghtd,gd->bght", q_BGHTD, bias_GD).flatten(1, 2)[..., None]
             sight = context.sight
             seen = sight.mask(kind.window) if kind.slopes_H is None else sight.bias(kind.window, kind.slopes_H)
             weights = weigh(scores / math.sqrt(size), seen, kind.cap, kind.talk)
-            out_BHTD = torch.einsum("bhtc,hdc->bhtd", weights @ x_B1SC, wv_HDC)
+            mixed_BGHTC = (weights @ x_B1SC).unflatten(1, (groups, -1))
+            out_BGHTD = torch.einsum("bghtc,gdc->bghtd", mixed_BGHTC, wv_GDC)
             if self.v_proj.bias is not None:
-                value_HD = self.v_proj.bias.float().view(groups, size).repeat_interleave(heads // groups, dim=0)
-                out_BHTD = out_BHTD + value_HD[:, None] * weights.sum(dim=-1, keepdim=True)
-            return out_BHTD
+                share = weights.sum(dim=-1, keepdim=True).unflatten(1, (groups, -1))  # 1, but where heads talk
+                out_BGHTD = out_BGHTD + self.v_proj.bias.float().view(groups, 1, 1, size) * share
+            return out_BGHTD.flatten(1, 2)
 
 
 class Block(nn.Module):

@@ -72,7 +72,7 @@ class TorchEngine:
     def step(self, learning_rate: float) -> None:
         """One optimizer step at the given learning rate; gradients are gone afterwards."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["rate"]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

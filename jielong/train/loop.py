@@ -157,7 +157,9 @@ def train(job: Job, engine: TorchEngine) -> dict[str, Any]:
                       "seconds": round(seconds, 3)}  # fmt: skip
             last = step == run.total_steps
             if used is not None:
-                record |= {"auxiliary_loss": float(auxiliary)} | _expert_record(used, step % config.log_every_steps == 0 or last)
+                record |= {"auxiliary_loss": float(auxiliary)} | _expert_record(
+                    used, step % config.log_every_steps == 0 or last
+                )
 
             if last or (config.evaluate_every_steps and step % config.evaluate_every_steps == 0):
                 validated = job.validate(engine)

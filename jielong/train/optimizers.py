@@ -8,11 +8,25 @@ from torch import nn
 from jielong.train.config import Config
 
 
+CLEX_RATE = (
+    0.01  # of the learning rate: CLEX's network stands in an exponent, and at the whole rate diverges (docs/LOG.md)
+)
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices with weight decay, vectors (norms, biases) without; shared parameters once."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    """Matrices with weight decay, vectors (norms, biases) without, CLEX's network at a rate of its own; shared ones once.
+
+    `rate` is what the learning rate is multiplied by.
+    """
+    matrices, vectors, slow = [], [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (slow if ".frequencies." in name else matrices if parameter.ndim >= 2 else vectors).append(parameter)
+    groups: list[dict[str, object]] = [
+        {"params": matrices, "weight_decay": weight_decay, "rate": 1.0},
+        {"params": vectors, "weight_decay": 0.0, "rate": 1.0},
+    ]
+    return groups + ([{"params": slow, "weight_decay": 0.0, "rate": CLEX_RATE}] if slow else [])
 
 
 def adamw(model: nn.Module, config: Config, device: torch.device) -> torch.optim.AdamW:

@@ -71,9 +71,9 @@ def tensors(choices: tuple[int, int, int], seed: int = 0) -> tuple[Tensor, Tenso
     return torch.randn(tokens, 16), chosen_NK, weights_NK, *matrices
 
 
-def values_and_gradients(function: Any, given: tuple[Tensor, ...], *rest: Any) -> list[Tensor]:
+def values_and_gradients(function: Any, parts: tuple[Tensor, ...], *rest: Any) -> list[Tensor]:
     """What it returns, and the gradients of rows, weights and matrices of a sum that treats all outputs differently."""
-    leaves = [one.clone().requires_grad_(one.is_floating_point()) for one in given]
+    leaves = [one.clone().requires_grad_(one.is_floating_point()) for one in parts]
     out = function(*leaves, *rest)
     factors = rows_of(*out.shape, seed=2).to(out.dtype)
     gradients = torch.autograd.grad((out * factors).sum(), [one for one in leaves if one.requires_grad])
@@ -126,9 +126,9 @@ def test_equals_hugging_face(kind: str) -> None:
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 17), st.integers(0, 99))
 def test_slices_equal_the_plain_twin(experts: int, each: int, tokens: int, seed: int) -> None:
     """Of any number of experts, choices and tokens; few tokens leave experts empty."""
-    given = tensors((experts, min(each, experts), tokens), seed)
+    parts = tensors((experts, min(each, experts), tokens), seed)
     for got, wanted in zip(
-        values_and_gradients(grouped_experts, given, False), values_and_gradients(plain_experts, given), strict=True
+        values_and_gradients(grouped_experts, parts, False), values_and_gradients(plain_experts, parts), strict=True
     ):
         assert (got - wanted).abs().max() < PART * max(1, wanted.abs().max())
 
@@ -136,9 +136,9 @@ def test_slices_equal_the_plain_twin(experts: int, each: int, tokens: int, seed:
 @pytest.mark.parametrize("choices", [(1, 1, 5), (4, 2, 40), (16, 3, 4), (8, 8, 1)])
 def test_fused_and_gathered_equal_the_plain_twin(choices: tuple[int, int, int]) -> None:
     """The ways of CUDA, whose operations the CPU has too."""
-    given = tensors(choices)
-    wanted = values_and_gradients(plain_experts, given)
-    for got in (values_and_gradients(grouped_experts, given, True), values_and_gradients(gathered_experts, given)):
+    parts = tensors(choices)
+    wanted = values_and_gradients(plain_experts, parts)
+    for got in (values_and_gradients(grouped_experts, parts, True), values_and_gradients(gathered_experts, parts)):
         for one, other in zip(got, wanted, strict=True):
             assert (one - other).abs().max() < PART * max(1, other.abs().max())
 
@@ -147,8 +147,8 @@ def test_fused_and_gathered_equal_the_plain_twin(choices: tuple[int, int, int]) 
 def test_bfloat16_rows_with_float32_weights(fused: bool) -> None:
     """As under autocast: gradients of the weights come back in float32."""
     rows, *others = tensors((4, 2, 24))
-    given = (rows.bfloat16(), others[0], others[1].bfloat16(), *others[2:])
-    got = values_and_gradients(grouped_experts, given, fused)
+    parts = (rows.bfloat16(), others[0], others[1].bfloat16(), *others[2:])
+    got = values_and_gradients(grouped_experts, parts, fused)
     wanted = values_and_gradients(plain_experts, (rows, *others))
     assert [one.dtype for one in got] == [torch.bfloat16] * 3 + [torch.float32] * 2
     for one, other in zip(got, wanted, strict=True):
@@ -268,9 +268,9 @@ def test_cuda_equals_the_plain_twin(dtype: torch.dtype, tokens: int) -> None:
         matrices = {"gate_up_proj": gate_up, "down_proj": down}
         return torch.func.functional_call(layer, matrices, (rows, chosen, weights))
 
-    given = (rows.to(dtype), chosen, weights.to(dtype), gate_up, down)
-    leaves = [one.clone().requires_grad_(one.is_floating_point()) for one in given]
-    others = [one.clone().requires_grad_(one.is_floating_point()) for one in given]
+    parts = (rows.to(dtype), chosen, weights.to(dtype), gate_up, down)
+    leaves = [one.clone().requires_grad_(one.is_floating_point()) for one in parts]
+    others = [one.clone().requires_grad_(one.is_floating_point()) for one in parts]
     out, expected = run(*leaves), plain_experts(*others)
     bound = PART * 100 if dtype == torch.float32 else ROUNDED  # float32 products may be rounded to TF32
     assert (out - expected).abs().max() < bound
@@ -280,11 +280,11 @@ def test_cuda_equals_the_plain_twin(dtype: torch.dtype, tokens: int) -> None:
         if one.grad is not None:
             assert (one.grad - other.grad).abs().max() < bound * max(1, other.grad.abs().max())
     with torch.no_grad():
-        assert (run(*given) - expected).abs().max() < bound
+        assert (run(*parts) - expected).abs().max() < bound
         if tokens == 1:  # nothing waits for the device, so that a CUDA graph can be recorded
             torch.cuda.set_sync_debug_mode("error")
             try:
-                run(*given)
+                run(*parts)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
 
@@ -293,7 +293,7 @@ def test_cuda_equals_the_plain_twin(dtype: torch.dtype, tokens: int) -> None:
 
 
 def gate(changes: dict[str, Any], logits: list[list[float]]) -> tuple[Gate, Tensor]:
-    """A gate whose logits for the rows that are returned are the given ones."""
+    """A gate whose logits for the rows that come with it are these."""
     made = Gate(SMALL.model_copy(update={"num_experts": len(logits[0]), **changes}))
     with torch.no_grad():
         made.weight.zero_()
@@ -482,8 +482,8 @@ def test_without_a_balance_loss_the_experts_collapse_and_with_it_they_do_not() -
     """Two of eight are in use without help, most with it, which also fits the points better."""
     alone, worse = experts_in_use()
     assert alone < 3
-    for help in ({"loss": 0.02}, {"loss": 0.02, "router_aux_loss_per": "sequence"}, {"rate": 0.01},
+    for remedy in ({"loss": 0.02}, {"loss": 0.02, "router_aux_loss_per": "sequence"}, {"rate": 0.01},
                  {"rate": 0.01, "scoring_func": "sigmoid"}):  # fmt: skip
-        used, error = experts_in_use(**help)
-        assert used > 6, help
-        assert error < worse, help
+        used, error = experts_in_use(**remedy)
+        assert used > 6, remedy
+        assert error < worse, remedy

@@ -5,7 +5,8 @@ import torch
 from jielong.model.config import Config as ModelConfig
 from jielong.model.transformer import CausalLM, initialise
 from jielong.train.config import Config
-from jielong.train.optimizers import adamw, parameter_groups
+from jielong.train.engine import TorchEngine
+from jielong.train.optimizers import CLEX_RATE, adamw, parameter_groups
 
 SHAPE = ModelConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)
 
@@ -17,6 +18,19 @@ def test_no_decay_on_norms_and_biases() -> None:
     assert all("norm" not in name and not name.endswith("bias") for name in decayed)
     assert all("norm" in name or name.endswith("bias") for name in plain)
     assert len(decayed) + len(plain) == len(list(model.parameters()))  # the tied head is there once
+
+
+def test_clex_moves_slowly() -> None:
+    scaling = {"rope_type": "clex", "factor": 4.0}
+    model = CausalLM(ModelConfig.model_validate(SHAPE.model_dump() | {"rope_scaling": scaling}))
+    groups = parameter_groups(model, 0.1)
+    frequencies = model.model.frequencies
+    assert frequencies is not None
+    assert [id(p) for p in groups[2]["params"]] == [id(p) for p in frequencies.parameters()]  # type: ignore[attr-defined]
+    assert [group["rate"] for group in groups] == [1.0, 1.0, CLEX_RATE]
+    engine = TorchEngine(model, Config(device="cpu", precision="float32"))
+    engine.step(0.5)
+    assert [group["lr"] for group in engine.optimizer.param_groups] == [0.5, 0.5, 0.5 * CLEX_RATE]
 
 
 def test_fused_adamw_equals_the_formula() -> None:

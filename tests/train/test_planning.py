@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from jielong.model.cost import flops_per_token, parameters
 from jielong.model.devices import PRESETS, Device, find_device
 from jielong.model.memory import Work, training_memory
 from jielong.recipe import Section, load, parse, shipped
+from jielong.runs import Run, write_json
 from jielong.tokenizer import bpe
 from jielong.tokenizer.config import Config as TokenizerConfig
+from jielong.tokenizer.shards.reading import Shards
 from jielong.train.config import Config as TrainConfig
 from jielong.train.loop import plan as loop_plan
-from jielong.train.planning import Known, Report, optimal_size, plan_run, suggest_shape
+from jielong.train.planning import Known, Report, known_of, optimal_size, plan_run, suggest_shape
 
 CARD = PRESETS["rtx-4090"]
 ROUND = dataclasses.replace(
@@ -144,6 +147,22 @@ def test_a_tokenizer_that_is_not_there() -> None:
         RecipeError, match=r"model\.vocab_size: not known, because the tokenizer is not there, got .*nowhere"
     ):
         plan_run(sections(tokenizer={"path": "nowhere"}), CARD)
+
+
+def test_what_a_run_has_settled_is_used(corpus: Path, tmp_path: Path) -> None:
+    """Shards of the stage are read when it was made with the recipe's own tables, and only then."""
+    tables, run = changed(epochs=2.0), Run(tmp_path)
+    assert known_of(run, tables) == Known()
+    shutil.copytree(corpus, run.stage("tokenizer"))
+    for stage in ("data", "tokenizer"):
+        run.stage(stage).mkdir(exist_ok=True)
+        write_json(run.stage(stage) / "manifest.json", {"section": tables[stage].result_fields()})
+    known, shards = known_of(run, tables), Shards(corpus / "shards", "train")
+    assert known == Known(shards.vocab_size, shards.available())
+    report = plan_run(tables, CARD, known=known)
+    assert report.vocabulary == shards.vocab_size
+    assert 0 <= report.budget.tokens - 2 * shards.target_tokens < 256
+    assert known_of(run, sections(tokenizer={"vocab_size": 1001})) == Known()
 
 
 # ------------------------------------------------------------------------------------------------- what is refused

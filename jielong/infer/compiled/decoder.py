@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from jielong.infer.compiled import kernels
+from jielong.infer.compiled.sharing import state_size, wait_until_left
 from jielong.infer.compiled.threads import run_together
 from jielong.infer.compiled.weights import KINDS, Weights
 from jielong.model.config import Config
@@ -151,7 +152,7 @@ class CompiledDecoder:
     def _wait(self) -> None:
         """Until no other thread is in the step before any more: its memory is about to be used again."""
         if self._others:
-            kernels.wait_until_left(self._state, self.config.num_hidden_layers, self._others)
+            wait_until_left(self._state, self._others)
             self._others = 0
 
     def _make_scratch(self) -> None:
@@ -169,7 +170,7 @@ class CompiledDecoder:
             (threads, heads // groups, self.capacity),
         ]
         self._scratch = [np.zeros(shape, np.float32) for shape in shapes]
-        self._state = np.zeros(kernels.state_size(config.num_hidden_layers), np.int64)
+        self._state = np.zeros(state_size(kernels.count_phases(config.num_hidden_layers)), np.int64)
         self._others = 0  # threads that have to leave the step before the next one begins
 
     def _describe(self) -> np.ndarray:

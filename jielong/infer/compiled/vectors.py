@@ -15,10 +15,13 @@ from collections.abc import Callable
 from itertools import product
 from typing import Any
 
+import numpy as np
 from llvmlite import binding, ir  # type: ignore[import-untyped]  # the package has no types
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from jielong.data.compiled import kernel
 
 FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
 WIDE = bool(binding.get_host_cpu_features().get("avx512f"))  # 32 registers of 16 lanes; else 16 of 8 are assumed
@@ -240,3 +243,9 @@ def give_way(context: Any) -> Any:
         return target.get_dummy_value()
 
     return types.void(), emit
+
+
+@kernel
+def address(array: np.ndarray) -> np.int64:
+    """Where an array begins; signed, as what is added to it."""
+    return np.int64(array.ctypes.data)

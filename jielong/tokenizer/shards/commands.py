@@ -11,11 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from jielong.console import RUNS, JsonOpt, RunsOpt
+
 Target = Annotated[str, typer.Argument(metavar="RUN|FOLDER", help="A run's name, or a folder of shards.")]
 Split = Annotated[str, typer.Option("--split", help="train or validation.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
-Runs = Annotated[Path, typer.Option("--runs-dir", help="Where run folders are.")]
-RUNS = Path("runs")
 
 
 def inspect(
@@ -27,8 +26,8 @@ def inspect(
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", help="The tokenizer's folder; default: what lies beside the shards.")
     ] = None,
-    runs_dir: Runs = RUNS,
-    json: Json = False,
+    runs_dir: RunsOpt = RUNS,
+    json: JsonOpt = False,
 ) -> dict[str, Any]:
     """Counts, files and checksums; under `parts` the document or row that is asked for."""
     from jielong.tokenizer.shards.inspecting import inspect
@@ -36,7 +35,7 @@ def inspect(
     return inspect(target, runs_dir, split, row, length, document, tokenizer)
 
 
-def verify(target: Target, runs_dir: Runs = RUNS, json: Json = False) -> dict[str, Any]:
+def verify(target: Target, runs_dir: RunsOpt = RUNS, json: JsonOpt = False) -> dict[str, Any]:
     """Counts and files, when every checksum is right."""
     from jielong.tokenizer.shards.inspecting import verify_all
 
@@ -53,7 +52,7 @@ def import_(
     ] = None,
     split: Split = "train",
     shard_tokens: Annotated[int, typer.Option("--shard-tokens", min=1, help="Tokens in one shard.")] = 100_000_000,
-    json: Json = False,
+    json: JsonOpt = False,
 ) -> dict[str, Any]:
     """Counts and files of the folder that was written."""
     from jielong.tokenizer.folder import open_folder

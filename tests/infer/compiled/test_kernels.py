@@ -1,77 +1,61 @@
-"""Each kernel of the step by itself, against numpy."""
+"""The phases of a step by themselves, against numpy; the whole step is tested in test_decoder.py."""
 
 import numpy as np
 import pytest
 
 from jielong.infer.compiled import kernels
-from jielong.infer.compiled.vectors import OUTPUTS
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 9])
-@pytest.mark.parametrize("outputs", [1, OUTPUTS, 2 * OUTPUTS + 1])
-def test_multiply(rows: int, outputs: int) -> None:
-    chance = np.random.default_rng(rows)
-    w, x = (chance.standard_normal((n, 70)).astype(np.float32) for n in (outputs + 2, rows))
-    out = np.zeros((rows, outputs + 2), np.float32)
-    kernels.multiply(0, w.ctypes.data, 1, outputs + 1, 70, x.ctypes.data, 70, rows, out.ctypes.data, outputs + 2)
-    expected = x @ w.T
-    expected[:, [0, -1]] = 0  # rows of the matrix that were not asked for
-    np.testing.assert_allclose(out, expected, atol=1e-5)
+def numbers(**values: int) -> np.ndarray:
+    found = np.zeros(kernels.NUMBERS, np.int64)
+    for name, value in values.items():
+        found[getattr(kernels, name)] = value
+    return found
 
 
-@pytest.mark.parametrize("kind", [0, 1])
-@pytest.mark.parametrize(("outputs", "columns"), [(1, 8), (5, 8), (1000, 512), (17, 40_000)])
-def test_pieces_cover_a_matrix_once(outputs: int, columns: int, kind: int) -> None:
-    size, pieces = kernels.rows_of_piece(columns, kind), kernels.pieces_of(outputs, columns, kind)
-    assert size % OUTPUTS == 0 and (pieces - 1) * size < outputs <= pieces * size
-    assert size == OUTPUTS or size * columns * (2 if kind else 4) <= kernels.PIECE_BYTES
+def test_embedding_takes_the_token_s_row() -> None:
+    table = np.arange(12, dtype=np.float32).reshape(4, 3)
+    hidden = np.zeros((2, 3), np.float32)
+    kernels.embed(numbers(EMBEDDING=table.ctypes.data), np.array([3, 1]), hidden)
+    assert (hidden == table[[3, 1]]).all()
+    bfloat16 = (table.view(np.uint32) >> 16).astype(np.uint16)  # small whole numbers: exact
+    kernels.embed(numbers(EMBEDDING=bfloat16.ctypes.data, KIND=1), np.array([0, 2]), hidden)
+    assert (hidden == table[[0, 2]]).all()
 
 
-def test_exponential() -> None:
-    x = np.linspace(-87, 88, 20_001).astype(np.float32)
-    found = np.array([kernels.exponential(value) for value in x])
-    exact = np.exp(x.astype(np.float64))
-    assert np.abs(found / exact - 1).max() < 3e-7
-    assert kernels.exponential(np.float32(-1000)) < 1.7e-38 and kernels.exponential(np.float32(0)) == 1
-
-
-def test_norm_and_rotation_in_place_too() -> None:
+def test_projections_of_every_piece_make_the_whole() -> None:
     chance = np.random.default_rng(0)
-    x, weight = chance.standard_normal((2, 34)).astype(np.float32)
-    expected = x / np.sqrt((x.astype(np.float64) ** 2).mean() + 1e-5) * weight
-    out = np.empty_like(x)
-    kernels.normalise(x, weight.ctypes.data, np.float32(1e-5), out)
-    np.testing.assert_allclose(out, expected, rtol=1e-5)
-    kernels.normalise(x, weight.ctypes.data, np.float32(1e-5), x)
-    assert (x == out).all()
-    angles = chance.standard_normal(17)
-    turned = (out[:17] + 1j * out[17:]) * np.exp(1j * angles)
-    kernels.rotate(out, np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
-    np.testing.assert_allclose(out, np.concatenate([turned.real, turned.imag]), atol=1e-6)
+    w, bias, x = (chance.standard_normal(s).astype(np.float32) for s in ((50, 1000), 50, (2, 1000)))
+    out, hidden = np.zeros((2, 53), np.float32), chance.standard_normal((2, 50)).astype(np.float32)
+    before, written = hidden.copy(), np.zeros((2, 50), np.float32)
+    pieces = kernels.pieces_of(50, 1000, 0)
+    assert pieces > 1
+    for piece in range(pieces):
+        kernels.project(piece, 0, w.ctypes.data, 50, bias.ctypes.data, x, out, 3)
+        kernels.add_projection(piece, 0, w.ctypes.data, 0, x, written, hidden)
+    np.testing.assert_allclose(out[:, 3:], x @ w.T + bias, atol=1e-4)
+    np.testing.assert_allclose(hidden, before + x @ w.T, atol=1e-4)
+    assert (out[:, :3] == 0).all()
 
 
-@pytest.mark.parametrize("count", [1, 3, 4, 9])
-def test_softmax_and_mixing(count: int) -> None:
-    chance = np.random.default_rng(count)
-    scores, v = chance.standard_normal(count).astype(np.float32), chance.standard_normal((count, 6)).astype(np.float32)
-    biased = scores - 0.5 * np.arange(count)[::-1]
-    expected = np.exp(biased) / np.exp(biased).sum()
-    kernels.soften(scores, np.float32(0.5))
-    np.testing.assert_allclose(scores, expected, rtol=1e-5)
-    out = np.full(6, 9, np.float32)
-    kernels.mix(scores, v, 0, count, out)
-    np.testing.assert_allclose(out, expected @ v, atol=1e-6)
-    kernels.mix(scores, v, count - 1, count, out)
-    np.testing.assert_allclose(out, expected[-1] * v[-1], atol=1e-6)
+@pytest.mark.parametrize("window", [1, 3, 100])
+def test_attention_over_a_window(window: int) -> None:
+    chance = np.random.default_rng(window)
+    store, place = chance.standard_normal((2, 9, 4)).astype(np.float32), 6
+    shape = numbers(HEADS=2, GROUPS=1, SIZE=4, LENGTH=place, KEYS=store[0].ctypes.data, VALUES=store[1].ctypes.data)
+    row, none = chance.standard_normal(16).astype(np.float32), np.zeros((1, 1), np.float32)
+    q, new = row[:8].reshape(2, 4).copy(), row[8:].reshape(2, 4)
+    out, weights = np.zeros(8, np.float32), np.zeros(kernels.WEIGHTS, np.int64)
+    scores = np.zeros((2, 9), np.float32)
+    kernels.attend(
+        0, 0, 0, shape, np.float32(0), weights, window, 2, none, none, np.zeros(2, np.float32), row, scores, out
+    )
+    assert (store[:, place] == new).all()
+    first = max(2, place + 1 - window)  # two positions are filling
+    k, v = store[:, first : place + 1]
+    weight = np.exp(q @ k.T / 2)
+    np.testing.assert_allclose(out.reshape(2, 4), weight / weight.sum(axis=1, keepdims=True) @ v, rtol=1e-4, atol=1e-6)
 
 
-def test_counters_have_lines_of_their_own() -> None:
-    state = np.zeros(kernels.state_size(3), np.int64)
-    last = kernels.count_phases(3) - 1
-    assert [int(kernels.claim(state, phase)) for phase in (0, 0, last, last)] == [0, 1, 0, 1]
-    kernels.complete(state, last)
-    assert kernels.complete_and_claim(state, last) == 2
-    kernels.wait_for(state, last, 2)
-    kernels.complete(state, last + 1)
-    kernels.wait_until_left(state, 3, 1)
-    assert sorted(np.flatnonzero(state) % kernels.COUNTER) == [0] * 4 and state.sum() == 2 + 3 + 2 + 1
+def test_phases_of_a_step() -> None:
+    assert kernels.count_phases(3) == 17

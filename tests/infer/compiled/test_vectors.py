@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from jielong.data.compiled import kernel
-from jielong.infer.compiled.kernels import address
-from jielong.infer.compiled.vectors import fetch, fetch_add, float_of_bits, give_way, products, widened
+from jielong.infer.compiled.vectors import address, fetch, fetch_add, float_of_bits, give_way, products, widened
 
 
 @kernel

@@ -1,0 +1,132 @@
+"""`jielong generate` and `jielong chat`: what they take and what they call.
+
+Everything heavy is imported inside the functions: the command line reads this file whenever it starts.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jielong.console import RUNS, JsonOpt, ModelArg, RunsOpt, tell
+from jielong.errors import InputError
+from jielong.progress import say
+
+Prompt = Annotated[list[str] | None, typer.Option("--prompt", help="Text to continue (repeatable).")]
+PromptsFile = Annotated[Path | None, typer.Option("--prompts-file", help="A UTF-8 file with one prompt a line.")]
+MaxTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Length limit, tokens.")]
+Temperature = Annotated[float | None, typer.Option("--temperature", min=0.0, help="0: greedy.")]
+TopK = Annotated[int | None, typer.Option("--top-k", min=0, help="Draw from the k most probable; 0: all.")]
+TopP = Annotated[
+    float | None, typer.Option("--top-p", min=0.0, max=1.0, help="Draw from this much probability; 1: all.")
+]
+Penalty = Annotated[float | None, typer.Option("--repetition-penalty", min=0.01, help="Weaken what was said; 1: off.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The same seed gives the same text.")]
+Cache = Annotated[
+    str | None, typer.Option("--cache", help="auto, kv, rolling (text without end) or hidden (EL-attention).")
+]
+CacheTokens = Annotated[int | None, typer.Option("--cache-tokens", min=8, help="Tokens that a rolling cache keeps.")]
+Beams = Annotated[int | None, typer.Option("--num-beams", min=1, help="Beam search; sets temperature 0.")]
+LengthPenalty = Annotated[float | None, typer.Option("--length-penalty", help="Beams: above 0 favours longer texts.")]
+Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this string (repeatable).")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Prompts that go together, with --json.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+
+
+def _sampling(model: str, runs_dir: Path, **options: Any) -> Any:
+    """The [infer] table of the model's run, or the defaults, with the options that were given."""
+    from jielong.infer.config import Config
+    from jielong.infer.models import find_model, run_sampling
+    from jielong.recipe import parse_section
+
+    given = run_sampling(find_model(model, runs_dir))
+    given |= {key: value for key, value in options.items() if value is not None}
+    if options.get("cache") not in (None, "rolling") and options.get("cache_tokens") is None:
+        given["cache_tokens"] = None  # the run's own belongs to a rolling cache
+    if (options.get("num_beams") or 1) > 1 and options.get("temperature") is None:
+        given["temperature"] = 0.0
+    if given.get("top_k") == 0:
+        given["top_k"] = None
+    if given.get("top_p") in (0, 1):
+        given["top_p"] = None
+    return parse_section("infer", Config, given)
+
+
+def generate(
+    model: ModelArg, prompt: Prompt = None, prompts_file: PromptsFile = None, max_new_tokens: MaxTokens = None,
+    temperature: Temperature = None, top_k: TopK = None, top_p: TopP = None, repetition_penalty: Penalty = None,
+    cache: Cache = None, cache_tokens: CacheTokens = None, num_beams: Beams = None,
+    length_penalty: LengthPenalty = None, stop: Stop = None, batch_size: BatchSize = None,
+    seed: Seed = None, device: Device = "auto", runs_dir: RunsOpt = RUNS, json: JsonOpt = False,
+) -> dict[str, Any] | None:  # fmt: skip
+    """The continuations, where they are not shown as they come."""
+    from dataclasses import asdict
+
+    prompts = list(prompt or [])
+    if prompts_file is not None:
+        prompts += [line for line in prompts_file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not prompts:
+        raise InputError("--prompt: none given; give --prompt TEXT (repeatable) or --prompts-file FILE")
+    config = _sampling(model, runs_dir, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+                       repetition_penalty=repetition_penalty, cache=cache, cache_tokens=cache_tokens, num_beams=num_beams,
+                       length_penalty=length_penalty, stop=stop or None, seed=seed, device=device,
+                       batch_size=batch_size)  # fmt: skip
+    from jielong.infer.generate import continue_prompt
+    from jielong.infer.models import open_model
+
+    opened, tokenizer, folder = open_model(model, runs_dir, config.device, config.precision)
+    if json:
+        from jielong.infer.batch import continue_prompts
+
+        return {
+            "model": str(folder),
+            "continuations": [asdict(row) for row in continue_prompts(opened, tokenizer, prompts, config)],
+        }
+    for number, text in enumerate(prompts):  # every prompt draws with the next seed, as in the infer stage
+        tell(text, end="")
+        continue_prompt(opened, tokenizer, text, config, config.seed + number, functools.partial(tell, end=""))
+        tell("\n" if len(prompts) > 1 else "")
+    return None
+
+
+def chat(
+    model: ModelArg, max_new_tokens: MaxTokens = None, temperature: Temperature = None, top_k: TopK = None,
+    top_p: TopP = None, repetition_penalty: Penalty = None, cache: Cache = None, cache_tokens: CacheTokens = None,
+    num_beams: Beams = None, length_penalty: LengthPenalty = None, stop: Stop = None, seed: Seed = None,
+    device: Device = "auto", runs_dir: RunsOpt = RUNS,
+) -> None:  # fmt: skip
+    """Continue what is typed, until an empty line."""
+    config = _sampling(model, runs_dir, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+                       repetition_penalty=repetition_penalty, cache=cache, cache_tokens=cache_tokens, num_beams=num_beams,
+                       length_penalty=length_penalty, stop=stop or None, seed=seed, device=device)  # fmt: skip
+    from jielong.infer.generate import continue_prompt
+    from jielong.infer.models import open_model
+
+    opened, tokenizer, folder = open_model(model, runs_dir, config.device, config.precision)
+    say(f"{folder}: write the start of a text, press Enter; empty line or Ctrl-D to leave")
+    turn = 0
+    while True:
+        try:
+            text = input("> " if sys.stdin is not None and sys.stdin.isatty() else "")
+        except (EOFError, RuntimeError):  # RuntimeError: there is no standard input at all
+            return
+        if not text.strip():
+            return
+        tell(text, end="")
+        try:
+            continue_prompt(opened, tokenizer, text, config, config.seed + turn, functools.partial(tell, end=""))
+        except InputError as error:
+            say(f"\nerror: {error}")
+        tell()
+        turn += 1
+
+
+COMMANDS: dict[str, tuple[Callable[..., dict[str, Any] | None], str]] = {
+    "generate": (generate, "Continue prompts with a trained model, streaming."),
+    "chat": (chat, "Read a prompt at a time and continue it. Empty line or Ctrl-D: leave."),
+}
