@@ -188,7 +188,7 @@ def choose_kernel(config: Config, device: str, half: bool = True) -> tuple[str, 
     if wanted == "eager":
         return "eager", "plain arithmetic, as the recipe asks"
     order = [name for name in ("varlen", "flex", "sdpa") if wanted in ("auto", name) or wanted == "varlen"]
-    reasons = []
+    reasons: list[str] = []
     for name in order if order[-1] == "sdpa" else [*order, "sdpa"]:
         against = _against(name, config, device, half)
         if against is None:
@@ -246,7 +246,8 @@ def varlen_kernel() -> Varlen | None:
                 named["enable_gqa"] = True
             else:
                 k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
-        out: Tensor = varlen_attn(q, k, v, bounds, bounds, longest, longest, **named)
+        out = varlen_attn(q, k, v, bounds, bounds, longest, longest, **named)
+        assert isinstance(out, Tensor), "a pair comes back only when it is asked for"
         return out
 
     return own
@@ -332,7 +333,8 @@ def packed_attention(
     """Attention of packed rows by a kernel over documents laid end to end. bounds: of the documents, int32 (`Sight.bounds`)."""
     rows, _, length, _ = q_BHTD.shape
     q_NHD, k_NGD, v_NGD = (x.to(v_BGTD.dtype).transpose(1, 2).flatten(0, 1) for x in (q_BHTD, k_BGTD, v_BGTD))
-    return run(q_NHD, k_NGD, v_NGD, bounds, length, window).unflatten(0, (rows, length)).transpose(1, 2)
+    out_NHD = run(q_NHD, k_NGD, v_NGD, bounds, length, window)
+    return out_NHD.view(rows, length, *out_NHD.shape[1:]).transpose(1, 2)
 
 
 @functools.cache
@@ -370,7 +372,7 @@ def shifted_attention(q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, sight: Sig
 
     T is a multiple of `group`. Costs T x group scores a head rather than T x T.
     """
-    rows, heads = q_BHTD.shape[:2]
+    rows, heads, length, size = q_BHTD.shape
     share, half = heads // k_BGTD.shape[1], group // 2
     k_BHTD, v_BHTD = (x.repeat_interleave(share, dim=1) for x in (k_BGTD, v_BGTD))
     outs = []
@@ -378,9 +380,12 @@ def shifted_attention(q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, sight: Sig
 
         def grouped(x_BHTD: Tensor, part: slice = part, shift: int = shift) -> Tensor:
             x_BhTD = x_BHTD[:, part].roll(-shift, dims=2)
-            return x_BhTD.unflatten(2, (-1, group)).transpose(1, 2).flatten(0, 1)  # (B n, h, group, D)
+            return (
+                x_BhTD.reshape(rows, -1, length // group, group, size).transpose(1, 2).flatten(0, 1)
+            )  # (B n, h, group, D)
 
         inside = sight.groups(rows, group, shift)
         out = attend(grouped(q_BHTD), grouped(k_BHTD), grouped(v_BHTD), inside, kind)
-        outs.append(out.unflatten(0, (rows, -1)).transpose(1, 2).flatten(2, 3).roll(shift, dims=2))
+        out = out.view(rows, length // group, -1, group, size).transpose(1, 2).flatten(2, 3)
+        outs.append(out.roll(shift, dims=2))
     return torch.cat(outs, dim=1)

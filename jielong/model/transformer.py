@@ -164,7 +164,8 @@ class Attention(nn.Module):
         wk_GDC, wv_GDC = (proj.weight.float().view(groups, size, -1) for proj in (self.k_proj, self.v_proj))
         with torch.autocast(q_BHTD.device.type, enabled=False):
             x_B1SC = x_BSC.float()[:, None]
-            q_BGHTD = q_BHTD.float().unflatten(1, (groups, -1))  # the heads of each group
+            rows, _, length, _ = q_BHTD.shape
+            q_BGHTD = q_BHTD.float().reshape(rows, groups, -1, length, size)  # the heads of each group
             scores = torch.einsum("bghtd,gdc->bghtc", q_BGHTD, wk_GDC).flatten(1, 2) @ x_B1SC.transpose(-2, -1)
             if self.k_proj.bias is not None:  # the same for every key; it counts only under a soft cap
                 bias_GD = self.k_proj.bias.float().view(groups, size)
@@ -172,12 +173,13 @@ class Attention(nn.Module):
             sight = context.sight
             seen = sight.mask(kind.window) if kind.slopes_H is None else sight.bias(kind.window, kind.slopes_H)
             weights = weigh(scores / math.sqrt(size), seen, kind.cap, kind.talk)
-            mixed_BGHTC = (weights @ x_B1SC).unflatten(1, (groups, -1))
+            mixed_BGHTC = (weights @ x_B1SC).view(*q_BGHTD.shape[:-1], -1)
             out_BGHTD = torch.einsum("bghtc,gdc->bghtd", mixed_BGHTC, wv_GDC)
             if self.v_proj.bias is not None:
-                share = weights.sum(dim=-1, keepdim=True).unflatten(1, (groups, -1))  # 1, but where heads talk
+                share = weights.sum(dim=-1).view(*q_BGHTD.shape[:-1], 1)  # 1, but where heads talk
                 out_BGHTD = out_BGHTD + self.v_proj.bias.float().view(groups, 1, 1, size) * share
-            return out_BGHTD.flatten(1, 2)
+            out_BHTD: Tensor = out_BGHTD.flatten(1, 2)
+            return out_BHTD
 
 
 class Block(nn.Module):

@@ -18,7 +18,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
     `rate` is what the learning rate is multiplied by.
     """
-    matrices, vectors, slow = [], [], []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    slow: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (slow if ".frequencies." in name else matrices if parameter.ndim >= 2 else vectors).append(parameter)

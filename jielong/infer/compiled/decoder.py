@@ -7,6 +7,10 @@ Weights are not copied: the kernel reads the parameters where they are, so that 
 is now. With `frozen`, float32 matrices that are all bfloat16 or all float16 numbers (a checkpoint that was stored so) are kept
 a second time in 16 bits: half the memory to read, the same values to the last bit. All other float32 weights stay as they
 are, so that the tokens are those of any other float32 program. Sums are float32 in any case.
+
+A step takes as long as its weights take to be read. The default model (27 M, 107 MB in float32) on two cores of an EPYC 9004: 3.8 ms
+at best, 28 GB/s, where nothing but reading reaches 31; torch's own pass takes 15. More rows cost little: 8 take twice and 32 four
+times as long as one. Up to 128 rows torch was slower.
 """
 
 from __future__ import annotations

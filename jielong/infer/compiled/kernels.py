@@ -8,6 +8,10 @@ out does not depend on the number of threads, nor on who did what.
 Suffixes: B rows, C hidden_size, H query heads, G key-value heads, D size of a head, I width of the feed-forward layer,
 V vocabulary, T threads. `numbers` holds the shape (the names below are places in it), `addresses` where each layer's weights are
 (0: it has none). Scratch is float32 and belongs to the caller.
+
+All of it takes eight seconds to compile, once: numba keeps the code on disk, and reads it back in a third of a second. It looks at the
+date of this file only, so after a change to one that is imported here (in a working copy; an installation dates all files anew)
+this one has to be touched.
 """
 
 from __future__ import annotations
