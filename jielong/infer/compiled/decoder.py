@@ -15,7 +15,7 @@ times as long as one. Up to 128 rows torch was slower.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -74,6 +74,7 @@ class CompiledDecoder:
         self.values = torch.empty(shape) if values is None else values
         self.length, self.capacity = 0, capacity
         self._weights = Weights(model, frozen)
+        self.when_closed: Callable[[], None] | None = None
         self.threads = threads or max(1, min(torch.get_num_threads(), self._weights.bytes // BYTES_PER_THREAD))
         self._windows = np.array([config.window(layer) or NO_WINDOW for layer in range(shape[0])], np.int64)
         heads, device = config.num_attention_heads, torch.device("cpu")
@@ -151,7 +152,12 @@ class CompiledDecoder:
         return True
 
     def close(self) -> None:
-        """Nothing to do: the threads are everybody's."""
+        """Let go of the cache and say so to `when_closed`; `load_cache` begins anew. (The threads are everybody's.)"""
+        self._wait()
+        self.keys = self.values = torch.empty(0)
+        if self.when_closed is not None:
+            self.when_closed()
+            self.when_closed = None
 
     def _wait(self) -> None:
         """Until no other thread is in the step before any more: its memory is about to be used again."""
