@@ -158,3 +158,28 @@ def test_every_result_is_dated_and_listed() -> None:
         result = orjson.loads(path.read_bytes())
         assert path.name.startswith(result["date"]) and path.name in readme
         assert {"versions", "machine", "options", "rows"} <= result.keys()
+
+
+@pytest.mark.slow
+def test_generation_gives_the_same_tokens_on_all_sides(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "benchmarks/generate.py", "--set", "hidden_size=256", "--set", "num_hidden_layers=2",
+         "--set", "vocab_size=300", "--new", "16", "--repeats", "2", "--batch", "1", "3", "--threads", "1",
+         "--out", str(tmp_path / "r.json")],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    result = orjson.loads((tmp_path / "r.json").read_bytes())
+    assert [(row["side"], row["batch"]) for row in result["rows"]] == [
+        (side, batch) for batch in (1, 3) for side in ("transformers", "ours", "ours, torch")
+    ]
+    assert all(row["equal_rows"] == row["batch"] and row["tokens_per_second"] > 0 for row in result["rows"])
+
+
+@pytest.mark.slow
+def test_memory_is_what_was_predicted(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "benchmarks/memory.py", "--only", "wide, few tokens", "--out", str(tmp_path / "r.json")],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    rows = orjson.loads((tmp_path / "r.json").read_bytes())["rows"]
+    assert rows and all(abs(row["predicted"]["peak"] / row["measured"]["peak"] - 1) < 0.1 for row in rows)
