@@ -22,7 +22,12 @@ from jielong.errors import JielongError, explain_os_error
 from jielong.progress import plain, say
 
 RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped recipe's name.")]
-ModelArg = Annotated[str, typer.Argument(metavar="MODEL", help="A run's name, or any Llama-class Hugging Face folder.")]
+ModelArg = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A run's name, or a Hugging Face folder of a Llama, Qwen, Mistral or Mixtral."
+    ),
+]
 DataOpt = Annotated[
     list[str] | None,
     typer.Option("--data", metavar="GLOB", help="Use these files instead of the recipe's sources (repeatable)."),

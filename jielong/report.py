@@ -59,6 +59,7 @@ STOPPED_WORDS = {
     "end_of_text": Words("ended by itself", "自行收尾"),
     "length": Words("cut at the limit", "到上限为止"),
     "context": Words("the context was full", "上下文已满"),
+    "stop": Words("met a stop string", "遇到停止串"),
 }
 
 

@@ -9,6 +9,7 @@ import shlex
 import tomllib
 import typing
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,24 @@ from jielong.data.reading.records import REASONS, TEXT_FIELDS
 from jielong.data.reporting.page import SECTIONS
 from jielong.data.reporting.summary import Summary
 from jielong.data.steps import STANDARD, AnyStep, Near
-from jielong.model.config import ALIASES
-from jielong.recipe import load, parse
+from jielong.infer import stepping
+from jielong.infer.config import Config as InferConfig
+from jielong.model.config import ALIASES, SCALED
+from jielong.model.config import Config as ModelConfig
+from jielong.model.cost import active_parameters, parameters
+from jielong.model.devices import NAMES, find_device
+from jielong.model.hf_config import CLASSES, OWN
+from jielong.recipe import load, parse, shipped
 from jielong.train import loader
+from jielong.train.plan_tables import plan_tables
+from jielong.train.planning import plan_run
 
 ROOT = Path(__file__).parent.parent
 READMES = ("README.md", "README_zh.md")
 GUIDES = ("docs/en/guide.md", "docs/zh/guide.md")
 DATA = ("docs/en/data.md", "docs/zh/data.md")
-PAIRS = (READMES, GUIDES, DATA)
+MODEL = ("docs/en/model.md", "docs/zh/model.md")
+PAIRS = (READMES, GUIDES, DATA, MODEL)
 PAGES = ("README.md", "README_zh.md", "CHANGELOG.md", *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md")))
 RULES_OF_THE_STAGE = ("empty", *MASKS, "flagged_words", "duplicate", "near_duplicate")  # and the names of columns
 STEPS: TypeAdapter[AnyStep] = TypeAdapter(AnyStep)
@@ -117,7 +127,7 @@ def test_the_command_table_is_the_command_line(page: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "line"), [(page, line) for page in (*READMES, *GUIDES, *DATA) for line in command_lines(page)]
+    ("page", "line"), [(page, line) for page in (*READMES, *GUIDES, *DATA, *MODEL) for line in command_lines(page)]
 )
 def test_every_command_line_parses(page: str, line: str, tmp_path: Path) -> None:
     name, *arguments = shlex.split(line, comments=True)[1:]
@@ -127,8 +137,10 @@ def test_every_command_line_parses(page: str, line: str, tmp_path: Path) -> None
     if recipe == "trusted.toml":  # the whole recipe of the page
         recipe = tmp_path / recipe
         recipe.write_text(blocks(page, "toml")[0], encoding="utf-8")
-    if recipe == "tiny" or isinstance(recipe, Path):
-        load(str(recipe), list(values["settings"] or ()), list(values["data"] or ()), values["name"])
+    if recipe in shipped() or isinstance(recipe, Path):
+        load(str(recipe), list(values["settings"] or ()), list(values.get("data") or ()), values["name"])
+    if name == "new":
+        assert values["base"] in shipped() or values["base"].endswith(".toml"), line
 
 
 def test_there_are_command_lines_to_check() -> None:
@@ -177,7 +189,7 @@ def test_every_recipe_of_the_data_page_is_valid(page: str) -> None:
     assert {row["step"] for row in found[0]["data"]["steps"]} == set(step_names()), "the whole recipe shows every step"
 
 
-@pytest.mark.parametrize("page", [*READMES, *GUIDES, *DATA])
+@pytest.mark.parametrize("page", [*READMES, *GUIDES, *DATA, *MODEL])
 def test_every_python_block_compiles(page: str) -> None:
     for body in blocks(page, "python"):
         compile(body, page, "exec")
@@ -292,6 +304,97 @@ def test_sections_of_the_report_have_their_titles(page: str) -> None:
         assert (f"“{title.zh}”" if "zh" in page else f"*{title.en}*") in prose(page)
 
 
+# ------------------------------------------------------------------------------------------------ the page on the model
+
+
+def cells(page: str, first_head: str) -> list[list[str]]:
+    """The rows below the table head whose first cell this is, as cells without backticks."""
+    table = re.search(rf"^\| {re.escape(first_head)} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", prose(page), re.MULTILINE)
+    assert table is not None, first_head
+    return [
+        [cell.strip().strip("`") for cell in row.split(" | ")]
+        for row in re.findall(r"^\| (.*) \|$", table[1], re.MULTILINE)
+    ]
+
+
+@pytest.mark.parametrize("page", MODEL)
+def test_every_recipe_of_the_page_on_the_model_is_valid(page: str) -> None:
+    found = blocks(page, "toml")
+    assert len(found) == 3
+    rest: dict[str, Any] = {
+        "data": {"sources": [{"name": "web", "path": "web"}]},
+        "tokenizer": {},
+        "model": {},
+        "train": {},
+    }
+    for body in found:
+        parse(rest | tomllib.loads(body), ROOT)
+
+
+@pytest.mark.parametrize("page", MODEL)
+def test_classes_scalings_kernels_and_caches_are_those_of_the_code(page: str) -> None:
+    architectures = [one.architecture for one in CLASSES] + [OWN[1]]
+    assert sorted(rows(page, r"\w+ForCausalLM")) == sorted(architectures)
+    assert [row[0] for row in cells(page, "`rope_type`")] == list(SCALED)
+    kernels = typing.get_args(ModelConfig.model_fields["attention"].annotation)
+    assert ["auto", *(row[0] for row in cells(page, "内核" if "zh" in page else "kernel"))] == list(kernels)
+    caches = typing.get_args(InferConfig.model_fields["cache"].annotation)
+    assert sorted(row[0] for row in cells(page, "缓存" if "zh" in page else "cache")) == sorted(caches)
+
+
+@pytest.mark.parametrize("page", MODEL)
+def test_the_bounds_of_the_compiled_step_are_those_of_the_code(page: str) -> None:
+    numbers = (
+        (r"至多 (\d+) 行", r"不少于 (\d+) 个") if "zh" in page else (r"up to (\d+) rows", r"from (\d+) new tokens")
+    )
+    found = [re.search(number, prose(page)) for number in numbers]
+    assert [int(one[1]) for one in found if one is not None] == [stepping.MOST_ROWS, stepping.FEWEST_TOKENS]
+
+
+@pytest.mark.parametrize("page", MODEL)
+def test_the_table_of_caches_is_arithmetic(page: str) -> None:
+    found = cells(page, "`hidden_size`")
+    assert len(found) == 4
+    for width, heads, groups, size, keys, hidden, ratio in found:
+        assert int(heads) % int(groups) == 0
+        assert (int(keys.replace(",", "")), int(hidden)) == (2 * int(groups) * int(size), int(width))
+        assert Fraction(ratio) == Fraction(int(width), 2 * int(groups) * int(size))
+
+
+@pytest.mark.parametrize("page", MODEL)
+def test_devices_and_tables_of_a_plan_are_those_of_the_command(page: str) -> None:
+    text = prose(page)
+    places = [text.index(f"`{name}`") for name in NAMES]
+    assert places == sorted(places)
+    titles = [title for title, _, _ in plan_tables(plan_run(load("mateconv").sections, find_device("rtx-4090")))]
+    named = [row[0] for row in cells(page, "表" if "zh" in page else "table")]
+    assert len(named) == len(titles) and all(title.startswith(name) for title, name in zip(titles, named, strict=True))
+
+
+@pytest.mark.parametrize("page", MODEL)
+def test_the_table_of_recipes_is_that_of_the_recipes(page: str) -> None:
+    found = cells(page, "配方" if "zh" in page else "recipe")
+    assert {row[0] for row in found} == set(shipped()) - {"tiny"}
+    for name, shape, heads, context, vocabulary, weights in found:
+        recipe = load(name)
+        config = recipe.section("model", ModelConfig)
+        config = config.with_vocab(getattr(recipe.sections["tokenizer"], "vocab_size", 0))
+        numbers = [
+            [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", cell)]
+            for cell in (shape, heads, context, vocabulary)
+        ]
+        assert numbers[0][:2] == [config.hidden_size, config.num_hidden_layers]
+        assert numbers[1][0] == config.num_attention_heads
+        assert (numbers[2][0], numbers[3][0]) == (config.max_position_embeddings, config.vocabulary)
+        sizes = {f"{count(config) / 1e6:.1f}" for count in (parameters, active_parameters)}
+        assert set(re.findall(r"([\d.]+) M", weights)) == sizes
+
+
+@pytest.mark.parametrize("page", READMES)
+def test_the_readme_names_every_shipped_recipe(page: str) -> None:
+    assert all(f"`{name}`" in prose(page) for name in shipped())
+
+
 @pytest.mark.parametrize("page", ["CHANGELOG.md"])
 def test_removed_keys_are_gone_and_what_replaces_them_is_there(page: str) -> None:
     removed = re.findall(r"^- `data\.(\w+)`: ", read(page), re.MULTILINE)
@@ -346,7 +449,7 @@ def slug(title: str) -> str:
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
-@pytest.mark.parametrize("page", [*READMES, *GUIDES, *DATA])
+@pytest.mark.parametrize("page", [*READMES, *GUIDES, *DATA, *MODEL])
 def test_every_anchor_is_a_heading(page: str) -> None:
     for target in re.findall(r"\]\(((?!https?:)[^)\s]*#[^)\s]+)\)", prose(page)):
         file, _, anchor = target.partition("#")
@@ -356,10 +459,11 @@ def test_every_anchor_is_a_heading(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", [*READMES, *GUIDES])
-def test_the_page_on_data_is_linked(page: str) -> None:
+@pytest.mark.parametrize("about", ["data.md", "model.md"])
+def test_the_pages_on_data_and_model_are_linked(page: str, about: str) -> None:
     language = "zh" if "zh" in page else "en"
     targets = [(ROOT / page).parent.joinpath(link).resolve() for link in links(prose(page))]
-    assert ROOT / "docs" / language / "data.md" in targets
+    assert ROOT / "docs" / language / about in targets
 
 
 def test_the_newest_entry_of_the_changelog_is_this_version() -> None:

@@ -12,7 +12,8 @@ token to its last: what was computed early and what comes later then belong toge
 with `reach` = capacity. (Frequencies that changed on the way, as in transformers, agree with no single pass.)
 
 A HiddenCache is the smaller one where 2 x G x D > C: half of the memory without grouped heads (G x D = C), a quarter for
-heads twice as wide; with few key-value heads (2 x G x D < C) it is larger, and `choose_cache` does not take it.
+heads twice as wide; with few key-value heads (2 x G x D < C) it is larger. It is for memory: its steps are slower, and neither
+the compiled decoder nor a CUDA graph knows it, so it is taken when it is asked for.
 """
 
 from __future__ import annotations
@@ -215,11 +216,3 @@ class HiddenCache:
 
 
 Kept = KVCache | RollingCache | HiddenCache
-
-
-def choose_cache(config: Config, wanted: str) -> str:
-    """`auto` -> hidden where it can be used and is smaller, else kv; the others as they are."""
-    if wanted != "auto":
-        return wanted
-    smaller = 2 * config.num_key_value_heads * config.size_of_head > config.hidden_size
-    return "hidden" if smaller and hidden_against(config) is None else "kv"

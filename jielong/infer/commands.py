@@ -27,9 +27,7 @@ TopP = Annotated[
 ]
 Penalty = Annotated[float | None, typer.Option("--repetition-penalty", min=0.01, help="Weaken what was said; 1: off.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The same seed gives the same text.")]
-Cache = Annotated[
-    str | None, typer.Option("--cache", help="auto, kv, rolling (text without end) or hidden (EL-attention).")
-]
+Cache = Annotated[str | None, typer.Option("--cache", help="kv, rolling (text without end) or hidden (EL-attention).")]
 CacheTokens = Annotated[int | None, typer.Option("--cache-tokens", min=8, help="Tokens that a rolling cache keeps.")]
 Beams = Annotated[int | None, typer.Option("--num-beams", min=1, help="Beam search; sets temperature 0.")]
 LengthPenalty = Annotated[float | None, typer.Option("--length-penalty", help="Beams: above 0 favours longer texts.")]

@@ -42,11 +42,10 @@ class Config(Section):
     length_penalty: float = Field(
         1.0, description="beams: the sum of log-probabilities is divided by length to this power; above 0: longer texts"
     )
-    cache: Literal["auto", "kv", "rolling", "hidden"] = Field(
-        "auto",
+    cache: Literal["kv", "rolling", "hidden"] = Field(
+        "kv",
         description="what is kept of each token: keys and values (kv); those of the first four and the last tokens only, "
-        "for a text without end (rolling); each layer's input (hidden, for alibi or no positions); auto: the smaller of kv "
-        "and hidden",
+        "for a text without end (rolling); each layer's input (hidden, for alibi or no positions; smaller, and slower)",
     )
     cache_tokens: int | None = Field(
         None, description="tokens that a rolling cache keeps; none: the model's max_position_embeddings", ge=LEAST_KEPT

@@ -1,6 +1,7 @@
 """From what a user types as MODEL to a model and its tokenizer.
 
-MODEL is a run's name (its newest checkpoint), a run folder, a checkpoint folder, or any Llama-class Hugging Face folder.
+MODEL is a run's name (its newest checkpoint), a run folder, a checkpoint folder, or a Hugging Face folder of a class
+in `model.hf_config.CLASSES`.
 """
 
 from __future__ import annotations

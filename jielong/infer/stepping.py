@@ -25,7 +25,7 @@ from torch import Tensor
 
 from jielong.errors import InputError
 from jielong.infer import graphs
-from jielong.infer.cache import HiddenCache, Kept, KVCache, RollingCache, choose_cache
+from jielong.infer.cache import HiddenCache, Kept, KVCache, RollingCache
 from jielong.infer.config import Config, against_model
 from jielong.model.transformer import CausalLM
 
@@ -114,7 +114,7 @@ def begin(model: CausalLM, prompts: list[list[int]], count: int, config: Config)
     device, kind = weight.device, weight.dtype
     ids_BT, padding_B = padded(prompts, device)
     rows, width = ids_BT.shape
-    name = choose_cache(model.config, config.cache)
+    name = config.cache
     if name == "rolling":
         if rows > 1:
             raise InputError(

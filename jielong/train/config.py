@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -94,6 +95,11 @@ def check_together(sections: dict[str, Section]) -> list[str]:
             problems.append(
                 f"train.sequence_length: too long, got {length}; must be at most model.max_position_embeddings {longest}; "
                 "change one of them"
+            )
+        group = model.shifted_attention
+        if group is not None and length > group and length % group:
+            problems.append(
+                f"model.shifted_attention: must divide the sequence length {length}, got {group}; for example {math.gcd(length, group)}"
             )
         if train.tokens_per_step % length:
             problems.append(

@@ -42,7 +42,7 @@ def run(config: Config, context: StageContext, folder: Path, validate: Validate,
     newest = checkpoints.newest(context.out / "checkpoints")
     built = context.run.manifest("model")
     assert built is not None, "the model stage runs first"
-    # config.json has no word for it: sdpa or eager is the recipe's choice, not the checkpoint's
+    # config.json has no word for it: the kernel is the recipe's choice, not the checkpoint's
     model = load_folder(newest or context.run.stage("model"), attention=built["section"]["attention"])
     arithmetic = plan(config, model.config.max_position_embeddings, shards.available())
     engine = TorchEngine(model, config)

@@ -86,9 +86,9 @@ def test_over_a_hidden_cache() -> None:
     config = Config(temperature=0.0, num_beams=4, repetition_penalty=1.0, max_new_tokens=10)
     texts = [
         beam_search(model, [4, 7], config.model_copy(update={"cache": cache}), frozenset({3}), 10)
-        for cache in ("kv", "hidden", "auto")
+        for cache in ("kv", "hidden")
     ]
-    assert texts[0] == texts[1] == texts[2] and len(texts[0]) > 0
+    assert texts[0] == texts[1] and len(texts[0]) > 0
 
 
 def test_the_cache_must_go_with_the_model() -> None:

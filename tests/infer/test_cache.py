@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from jielong.errors import InputError
-from jielong.infer.cache import SINKS, HiddenCache, Kept, KVCache, RollingCache, choose_cache
+from jielong.infer.cache import SINKS, HiddenCache, Kept, KVCache, RollingCache
 from jielong.infer.config import hidden_against
 from jielong.model.config import Config
 from jielong.model.transformer import CausalLM
@@ -137,19 +137,12 @@ def test_too_much_is_our_own_mistake() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heads", "groups", "size", "share", "chosen"),
-    [(4, 4, 4, 1 / 2, "hidden"), (4, 4, 8, 1 / 4, "hidden"), (4, 2, 4, 1, "kv"), (4, 1, 4, 2, "kv")],
+    ("heads", "groups", "size", "share"), [(4, 4, 4, 1 / 2), (4, 4, 8, 1 / 4), (4, 2, 4, 1), (4, 1, 4, 2)]
 )
-def test_memory(heads: int, groups: int, size: int, share: float, chosen: str) -> None:
+def test_memory(heads: int, groups: int, size: int, share: float) -> None:
     """C = 16, 2 layers, 3 rows, 10 tokens, float32. KV: 2 x 2 x 3 x 10 x G D x 4 bytes; hidden: 2 x 3 x 10 x 16 x 4."""
     fields = {"num_attention_heads": heads, "num_key_value_heads": groups, "head_dim": size, "position": "none"}
     config = Config(**(SHAPE | fields))
     kv, hidden = KVCache(config, 3, 10, CPU).bytes(), HiddenCache(config, 3, 10, CPU).bytes()
     assert kv == 2 * 2 * 3 * 10 * groups * size * 4 == RollingCache(config, 3, 10, CPU).bytes()
     assert hidden == 2 * 3 * 10 * 16 * 4 == share * kv
-    assert choose_cache(config, "auto") == chosen
-    assert choose_cache(config, "rolling") == "rolling"
-
-
-def test_rotary_models_keep_keys_and_values() -> None:
-    assert choose_cache(Config(**(SHAPE | {"num_key_value_heads": 4})), "auto") == "kv"
