@@ -7,9 +7,8 @@ from torch import nn
 
 from jielong.train.config import Config
 
-
 CLEX_RATE = (
-    0.01  # of the learning rate: CLEX's network stands in an exponent, and at the whole rate diverges (docs/LOG.md)
+    0.01  # of the learning rate: the network stands in an exponent, and at the whole rate diverges (docs/LOG.md)
 )
 
 

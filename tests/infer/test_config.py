@@ -28,7 +28,7 @@ def test_bounds(table: dict[str, object]) -> None:
             {"num_beams": 4, "temperature": 0.0, "cache": "rolling"},
             "num_beams: does not go with cache = rolling, got 4; use",
         ),
-        ({"cache_tokens": 99}, "cache_tokens: only for cache = rolling, got 99 with cache auto; remove one of them"),
+        ({"cache_tokens": 99}, "cache_tokens: only for cache = rolling, got 99 with cache kv; remove one of them"),
         ({"cache": "rolling", "cache_tokens": 7}, "infer.cache_tokens: out of bounds"),
         ({"stop": ["。", ""]}, "stop: an empty string is in every text"),
         ({"batch_size": 0}, "infer.batch_size: out of bounds"),

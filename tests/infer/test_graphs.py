@@ -87,7 +87,7 @@ def test_reasons() -> None:
     assert reason_against(cuda, Config(cache="rolling"), 1, 100) == "a rolling cache changes its shape"
     assert reason_against(cuda, Config(), 1, 3) == "not worth it for 3 tokens"
     other = _OnCuda(make(position="none", num_key_value_heads=4))
-    assert reason_against(other, Config(), 1, 100) == "a hidden cache changes its shape"
+    assert reason_against(other, Config(cache="hidden"), 1, 100) == "a hidden cache changes its shape"
 
 
 class _OnCuda:

@@ -75,8 +75,8 @@ def test_the_cache_that_is_asked_for() -> None:
         return type(stepper.cache)
 
     assert kind(Config()) is KVCache
-    assert kind(Config(), position="none", num_key_value_heads=4) is HiddenCache
-    assert kind(Config(cache="kv"), position="none", num_key_value_heads=4) is KVCache
+    assert kind(Config(), position="none", num_key_value_heads=4) is KVCache
+    assert kind(Config(cache="hidden"), position="none", num_key_value_heads=4) is HiddenCache
     assert kind(Config(cache="rolling")) is RollingCache
 
 
