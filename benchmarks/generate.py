@@ -77,7 +77,7 @@ def load_ours(folder: Path, device: str, side: str) -> Generate:
     from jielong.infer.cache import KVCache
     from jielong.model.hf import load_folder
 
-    model = load_folder(folder).to(device).eval()
+    model = load_folder(folder).to(device).eval().requires_grad_(False)  # as `open_model` leaves it
 
     @torch.no_grad()
     def generate_torch(ids_BT: Any, count: int) -> Any:
@@ -188,7 +188,7 @@ def make_folder(folder: Path, shape: dict[str, Any], stored: str) -> None:
 
     model = CausalLM(Config.model_validate({"vocab_size": 6400} | shape))
     initialise(model, SEED)
-    save_folder(model.to(getattr(torch, stored)).float(), folder, 0)
+    save_folder(model.to(getattr(torch, stored)), folder, 0)
 
 
 def describe(folder: Path, rows: int, length: int) -> tuple[int, list[list[int]]]:

@@ -240,7 +240,7 @@ def parse(table: dict[str, Any], folder: Path) -> Recipe:
             try:
                 sections[stage] = kind.model_validate(table[stage]).placed(folder)
             except ValidationError as error:
-                problems += _explain_all(stage, kind, error)
+                problems += _explain_all(stage, kind, error, table[stage])
     if not problems:
         problems = check_together(sections)
     if problems:
@@ -257,7 +257,7 @@ def parse_section(stage: str, kind: type[S], table: dict[str, Any]) -> S:
     try:
         return kind.model_validate(table)
     except ValidationError as error:
-        raise RecipeError("\n".join(_explain_all(stage, kind, error))) from None
+        raise RecipeError("\n".join(_explain_all(stage, kind, error, table))) from None
 
 
 def parse_overrides(stage: str, kind: type[S], overrides: list[str]) -> S:
@@ -289,11 +289,20 @@ def _suggest(key: str, known: list[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
 
 
-def _explain_all(stage: str, kind: type[Section], error: ValidationError) -> list[str]:
+def _explain_all(stage: str, kind: type[Section], error: ValidationError, table: dict[str, Any]) -> list[str]:
     items: list[dict[str, Any]] = [dict(item) for item in error.errors()]
     inner = {tuple(item["loc"])[:n] for item in items for n in range(len(item["loc"]))}
     # a list whose items are wrong is also reported as too short: only the items are worth a line
-    return [_explain(stage, kind, item) for item in items if item["loc"] not in inner or not item["loc"]]
+    found = [_explain(stage, kind, item) for item in items if item["loc"] not in inner or not item["loc"]]
+    # what fields say to each other is looked at only when each is right by itself: look once more, without the wrong ones
+    wrong = {item["loc"][0] for item in items if item["loc"]}
+    if wrong and (rest := {key: value for key, value in table.items() if key not in wrong}) != table:
+        try:
+            kind.model_validate(rest)
+        except ValidationError as further:
+            again = [dict(item) for item in further.errors() if not item["loc"]]
+            found += [text for item in again if (text := _explain(stage, kind, item)) not in found]
+    return found
 
 
 def _explain(stage: str, kind: type[Section], item: dict[str, Any]) -> str:

@@ -300,7 +300,7 @@ def _training_hooks(recipe: Recipe, run: Run) -> dict[str, Any]:
     prompts = train.sample_prompts or infer.prompts
     for prompt in prompts:
         ids, longest = len(tokenizer.encode_prompt(prompt)), model.max_position_embeddings
-        if ids >= longest and infer.cache != "rolling":
+        if ids >= longest and infer.cache != "rolling" and model.position == "rope":
             raise InputError(
                 f"infer.prompts: too long, got {ids} tokens for {prompt[:20]!r}; must be less than "
                 f"model.max_position_embeddings {longest}; shorten it"

@@ -1,4 +1,4 @@
-"""The shipped recipes of the systems that this project grew from: each parses, has the size that its name says, and trains two steps.
+"""The shipped recipes of the systems that this project grew from: each parses, keeps its size, and trains two steps.
 
 The steps are run at reduced width and length, with a tokenizer trained on the spot, because the recipe's own may have to be
 fetched first; what makes each recipe what it is (positions, experts, tokenizer kind, biases) is kept.

@@ -50,7 +50,7 @@ def _sampling(model: str, runs_dir: Path, **options: Any) -> Any:
         given["temperature"] = 0.0
     if given.get("top_k") == 0:
         given["top_k"] = None
-    if given.get("top_p") in (0, 1):
+    if given.get("top_p") == 1:
         given["top_p"] = None
     return parse_section("infer", Config, given)
 
@@ -74,7 +74,7 @@ def generate(
                        repetition_penalty=repetition_penalty, cache=cache, cache_tokens=cache_tokens, num_beams=num_beams,
                        length_penalty=length_penalty, stop=stop or None, seed=seed, device=device,
                        batch_size=batch_size)  # fmt: skip
-    from jielong.infer.generate import continue_prompt
+    from jielong.infer.generate import continue_prompt, encode
     from jielong.infer.models import open_model
 
     opened, tokenizer, folder = open_model(model, runs_dir, config.device, config.precision)
@@ -85,6 +85,8 @@ def generate(
             "model": str(folder),
             "continuations": [asdict(row) for row in continue_prompts(opened, tokenizer, prompts, config)],
         }
+    for text in prompts:  # what would be refused later is refused before anything is shown
+        encode(opened, tokenizer, text, config)
     for number, text in enumerate(prompts):  # every prompt draws with the next seed, as in the infer stage
         tell(text, end="")
         continue_prompt(opened, tokenizer, text, config, config.seed + number, functools.partial(tell, end=""))

@@ -40,7 +40,10 @@ class Config(Section):
         ge=1,
     )  # fmt: skip
     length_penalty: float = Field(
-        1.0, description="beams: the sum of log-probabilities is divided by length to this power; above 0: longer texts"
+        1.0,
+        description="beams: the sum of log-probabilities is divided by length to this power; above 0: longer texts",
+        ge=-10,
+        le=10,
     )
     cache: Literal["kv", "rolling", "hidden"] = Field(
         "kv",
@@ -106,6 +109,12 @@ def against_model(infer: Config, model: ModelConfig) -> list[str]:
     if infer.cache == "rolling" and (infer.cache_tokens or longest) < LEAST_KEPT:
         problems.append(
             f"cache: a rolling one keeps at least {LEAST_KEPT} tokens, got a context of {longest}; use cache kv"
+        )
+    window = model.sliding_window
+    if infer.cache == "rolling" and window is not None and window < (infer.cache_tokens or longest):
+        problems.append(
+            f"cache: the first tokens of a rolling one lie outside the model's sliding_window {window}, and would not be seen; "
+            f"use cache kv, or cache_tokens of at most {window}"
         )
     if infer.cache == "hidden" and (reason := hidden_against(model)) is not None:
         problems.append(f"cache: hidden (EL-attention) does not go with this model, {reason}; use cache kv")

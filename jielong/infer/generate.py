@@ -29,17 +29,22 @@ class Continuation:
 
 
 def room(model: CausalLM, prompt: int, config: Config) -> int:
-    """How many tokens may follow a prompt of so many tokens: a rolling cache has no end, others end with the context."""
-    if config.cache == "rolling":
+    """How many tokens may follow a prompt of so many tokens: others than `is_endless` end with the context."""
+    if is_endless(model, config):
         return config.max_new_tokens
     return max(0, min(config.max_new_tokens, model.config.max_position_embeddings - prompt))
+
+
+def is_endless(model: CausalLM, config: Config) -> bool:
+    """Whether a text may go on beyond the model's context: over a rolling cache, or with positions that know no last one."""
+    return config.cache == "rolling" or model.config.position != "rope"
 
 
 def encode(model: CausalLM, tokenizer: TokenizerFolder, prompt: str, config: Config) -> list[int]:
     """The prompt's ids. Raises InputError when they alone fill the model's context."""
     ids = tokenizer.encode_prompt(prompt)
     longest = model.config.max_position_embeddings
-    if len(ids) >= longest and config.cache != "rolling":
+    if len(ids) >= longest and not is_endless(model, config):
         raise InputError(
             f"prompt: too long, got {len(ids)} tokens; the model's context is {longest} tokens; shorten the prompt"
         )

@@ -41,6 +41,9 @@ def keep_top_p(logits: Tensor, p: float | None) -> Tensor:
     return logits.masked_fill(torch.zeros_like(below).scatter(-1, places, below), float("-inf"))
 
 
+COLDEST = 1e-6  # below, float32 has no room for the quotients, and nothing but the most probable token has any chance
+
+
 def choose(
     logits_BV: Tensor,
     seen_BV: Tensor,
@@ -55,7 +58,7 @@ def choose(
     generators: one a row, on the logits' device. Each row draws once.
     """
     logits_BV = penalise_repetition(logits_BV.float(), seen_BV, repetition_penalty)
-    if temperature == 0:
+    if temperature < COLDEST:
         return logits_BV.argmax(dim=-1)
     logits_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / temperature
     shares_BV = keep_top_p(keep_top_k(logits_BV, top_k), top_p).softmax(dim=-1)

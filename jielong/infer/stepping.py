@@ -137,8 +137,13 @@ def begin(model: CausalLM, prompts: list[list[int]], count: int, config: Config)
         cache = KVCache(model.config, rows, width + count, device, kind)
         logits_BV = last_logits(model, ids_BT, cache, padding_B)
         if _is_frozen(model):
-            decoder = model.__dict__.pop(SPARE, None) or CompiledDecoder(model, 1, 1, frozen=True)
-            decoder.when_closed = lambda: model.__dict__.__setitem__(SPARE, decoder)
+            state = [
+                (weight.data_ptr(), weight._version) for weight in model.parameters()
+            ]  # another one, other weights
+            before, decoder = model.__dict__.pop(SPARE, (None, None))
+            if before != state:
+                decoder = CompiledDecoder(model, 1, 1, frozen=True)
+            decoder.when_closed = lambda: model.__dict__.__setitem__(SPARE, (state, decoder))
         else:
             decoder = CompiledDecoder(model, rows, cache.capacity, cache.keys, cache.values)
         decoder.load_cache(cache.keys, cache.values, cache.length, padding_B)

@@ -161,7 +161,10 @@ class Sight:
                 return seen
 
             rows = next((len(x) for x in (documents, padding) if x is not None), None)
-            return create_block_mask(sees, rows, None, len(queries_T), len(keys_S), device=queries_T.device)
+            device = queries_T.device  # compiled, it never makes the whole mask
+            return create_block_mask(
+                sees, rows, None, len(queries_T), len(keys_S), device=device, _compile=device.type == "cuda"
+            )
 
         return self._once(("blocks", window), make)
 
@@ -207,6 +210,8 @@ def _against(kernel: str, config: Config, device: str, half: bool) -> str | None
         return "it has no dropout"
     if torch.cuda.get_device_capability() < (8, 0):
         return "it needs compute capability 8.0"
+    if config.size_of_head < 16 or config.size_of_head % 8 or config.size_of_head > 256:
+        return f"it has no heads of {config.size_of_head}"
     if kernel == "flex":
         return None if importlib.util.find_spec("triton") is not None else "it needs triton"
     if not half:
@@ -341,7 +346,7 @@ def packed_attention(
 def _compiled_flex(cuda: bool) -> Any:
     from torch.nn.attention.flex_attention import flex_attention as flex
 
-    return torch.compile(flex, dynamic=False) if cuda else flex
+    return torch.compile(flex) if cuda else flex
 
 
 def flex_attention(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, sight: Sight, kind: Kind) -> Tensor:

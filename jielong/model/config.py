@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from jielong.recipe import Section
 
@@ -36,6 +36,10 @@ ALIASES = {
     "aux_loss_alpha": "router_aux_loss_coef",
 }
 SCALED = ("linear", "ntk", "dynamic", "yarn", "llama3", "clex")
+OF_EXPERTS = (
+    "num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size", "mlp_only_layers", "scoring_func",
+    "norm_topk_prob", "router_aux_loss_coef", "router_aux_loss_per", "router_z_loss_coef", "router_bias_update_rate",
+)  # fmt: skip
 
 
 class RopeScaling(Section):
@@ -158,18 +162,29 @@ class Config(Section):
     def _accept_aliases(cls, table: Any) -> Any:
         if not isinstance(table, dict):
             return table
-        table = dict(table)
+        table, problems = dict(table), []
         for alias, name in ALIASES.items():
             if alias not in table:
                 continue
-            if name in table:
-                raise ValueError(f"{alias}: the same as {name}, and both are given; remove one of them")
             value = table.pop(alias)
-            if alias == "flash_attn":
-                if not isinstance(value, bool):
-                    raise ValueError(f"flash_attn: wrong type, got {value!r}; must be true or false; change it")
-                value = "auto" if value else "eager"
-            table[name] = value
+            if name in table:
+                problems.append(f"{alias}: the same as {name}, and both are given; remove one of them")
+            elif alias == "flash_attn" and not isinstance(value, bool):
+                problems.append(f"flash_attn: wrong type, got {value!r}; must be true or false; change it")
+            elif alias == "flash_attn":
+                table[name] = "auto" if value else "eager"
+            else:
+                table[name] = value
+        if problems:  # with what the rest of the table has against itself
+            try:
+                cls.model_validate(table)
+            except ValidationError as error:
+                texts = (
+                    str(item["ctx"]["error"]) if "ctx" in item and "error" in item["ctx"] else ""
+                    for item in error.errors()
+                )
+                problems += [text for text in texts if text]
+            raise ValueError("\nmodel.".join(problems))
         return table
 
     @model_validator(mode="after")
@@ -307,11 +322,7 @@ def _attention_problems(config: Config) -> list[str]:
 def _expert_problems(config: Config) -> list[str]:
     experts, active = config.num_experts, config.num_experts_per_tok
     if experts is None:
-        given = [
-            name
-            for name in ("moe_intermediate_size", "shared_expert_intermediate_size", "mlp_only_layers")
-            if getattr(config, name)
-        ]
+        given = [name for name in OF_EXPERTS if getattr(config, name) != Config.model_fields[name].default]
         return [f"{name}: given without num_experts; give that too, or remove it" for name in given]
     problems = []
     if active > experts:

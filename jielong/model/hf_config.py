@@ -363,7 +363,7 @@ def _rope_from(table: dict[str, Any], one: HFClass, problems: list[str]) -> dict
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return values
-    if kind not in STRETCHED:
+    if not isinstance(kind, str) or kind not in STRETCHED:
         known = ", ".join(("default", *STRETCHED))
         problems.append(f"{field}.rope_type not supported, got {kind!r}; must be one of {known}; use such a model")
         return values

@@ -154,9 +154,9 @@ def _attention(config: Config, work: Work, layer: int) -> Part:
         cast = item * scores if item == HALF and kernel == "eager" else 0  # the weights as the values' type
         kept = 1  # of the size of the scores: the weights
         if config.attention_dropout:
-            kept += 1 if cast else 2  # its mask, and what it leaves, unless that is cast
+            kept += 1 if cast or config.talking_heads else 2  # its mask, and what it leaves, unless that is cast
         if config.talking_heads:
-            kept += 2 if item == HALF else 3  # before and after each mixing
+            kept += 1 if item == HALF else 2  # before and after each mixing
         elif config.attn_logit_softcapping:
             kept += 1
         saved += FLOAT * 2 * wide + item * wide  # q, and k and v spread over the heads

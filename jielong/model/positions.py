@@ -266,13 +266,13 @@ class ContinuousFrequencies(nn.Module):
         return plain_d * (deviation_d - end * fall_d).exp()
 
     def stretch_of(self, length: Tensor | int) -> Tensor:
-        """The scaling for a pass of `length` tokens: ceil(length / trained length), 1 to ceil(factor), float32, 0-dimensional.
+        """The scaling for a pass of `length` tokens: ceil(length / trained length), from 1 to factor, float32, 0-dimensional.
 
         Whole numbers and a limit, as in the authors' code: the frequencies stay put while a text grows within one multiple, and the
         network, which saw no scaling beyond `factor`, is not asked for one.
         """
         assert self.config.rope_scaling is not None
-        original, most = self.config.original_length, math.ceil(_factor(self.config.rope_scaling))
+        original, most = self.config.original_length, _factor(self.config.rope_scaling)
         if isinstance(length, Tensor):
             return ((length + original - 1) // original).clamp(1, most).float()
         return torch.full((), float(min(max(1, -(-length // original)), most)), device=self.up_proj.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -17,7 +16,7 @@ class Config(Section):
     rivals: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"epochs", "tokens"}),)
 
     epochs: float | None = Field(None, description="passes over the training shards; this or tokens, default 1", gt=0)
-    tokens: int | None = Field(None, description="token budget; this or epochs", ge=1)
+    tokens: int | None = Field(None, description="token budget; this or epochs", ge=1, le=10**15)
     mix: Mix | None = Field(
         None,
         description="how much of each source is read: weights, tokens, epochs, temperature or phases; none: all, as it lies there",
@@ -97,9 +96,11 @@ def check_together(sections: dict[str, Section]) -> list[str]:
                 "change one of them"
             )
         group = model.shifted_attention
-        if group is not None and length > group and length % group:
+        if group is not None and (group >= length or length % group):
+            fits = [size for size in range(2, length, 2) if length % size == 0]
+            advice = f"for example {min(fits, key=lambda size: abs(size - group))}" if fits else "change one of them"
             problems.append(
-                f"model.shifted_attention: must divide the sequence length {length}, got {group}; for example {math.gcd(length, group)}"
+                f"model.shifted_attention: must divide the sequence length {length} and be less than it, got {group}; {advice}"
             )
         if train.tokens_per_step % length:
             problems.append(

@@ -39,6 +39,7 @@ from jielong.tokenizer.config import Config as TokenizerConfig
 from jielong.tokenizer.shards.reading import Shards
 from jielong.train.config import Config as TrainConfig
 
+MOST = 10**15  # of tokens, devices, hours or dollars that are asked about
 TOKENS_PER_PARAMETER = 20  # Chinchilla
 MOST_ROWS = 1 << 20
 WIDTH_STEP, LEAST_WIDTH, MOST_WIDTH = 128, 128, 16_384  # of suggested shapes
@@ -194,12 +195,12 @@ def plan_run(
 
 def _check_options(count: int, tokens: int | None, hours: float | None, price: float | None) -> None:
     for name, value, least in (("devices", count, 1), ("tokens", tokens, 1)):
-        if value is not None and value < least:
-            raise InputError(f"--{name}: too small, got {value}; must be at least {least}; raise it")
-    if hours is not None and not 0 < hours < math.inf:
-        raise InputError(f"--hours: out of bounds, got {hours:g}; must be above 0; change it")
-    if price is not None and not 0 <= price < math.inf:
-        raise InputError(f"--price: out of bounds, got {price:g}; must be at least 0; change it")
+        if value is not None and not least <= value <= MOST:
+            raise InputError(f"--{name}: out of bounds, got {str(value)[:20]}; must be from {least} to {MOST:.0e}; change it")
+    if hours is not None and not 0 < hours <= MOST:
+        raise InputError(f"--hours: out of bounds, got {hours:g}; must be above 0 and at most {MOST:.0e}; change it")
+    if price is not None and not 0 <= price <= MOST:
+        raise InputError(f"--price: out of bounds, got {price:g}; must be from 0 to {MOST:.0e}; change it")
 
 
 def known_of(run: Run, sections: Mapping[str, Section]) -> Known:

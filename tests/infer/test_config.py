@@ -68,12 +68,14 @@ def test_how_many_go_together_does_not_change_the_result() -> None:
             {"max_position_embeddings": 64},
             "infer.cache_tokens: too many, got 99",
         ),
+        ({"cache": "rolling"}, {"sliding_window": 64}, "infer.cache: the first tokens of a rolling one lie outside"),
     ],
 )
 def test_the_cache_goes_with_the_model(infer: dict[str, object], model: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse({"infer": infer, "model": model}, Path())
     assert against_model(Config(cache="hidden"), ModelConfig(position="alibi")) == []
+    assert against_model(Config(cache="rolling", cache_tokens=64), ModelConfig(sliding_window=64)) == []
 
 
 def test_it_needs_a_trained_model() -> None:

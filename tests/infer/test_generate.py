@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM
 
 from jielong.errors import InputError
 from jielong.infer.cache import SINKS
@@ -58,14 +59,25 @@ def test_cached_tokens_equal_uncached(model: CausalLM, tokenizer: TokenizerFolde
     assert list(stream_tokens(model, ids, GREEDY, frozenset(), 1)) == expected
 
 
+CLASSES: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": {},
+    "MistralForCausalLM": {"sliding_window": 12},
+    "Qwen2ForCausalLM": {"attention_bias": "qkv"},
+    "Qwen3ForCausalLM": {"qk_norm": True},
+    "MixtralForCausalLM": {"num_experts": 4},
+    "Qwen2MoeForCausalLM": {"num_experts": 4, "shared_expert_intermediate_size": 16, "moe_intermediate_size": 16},
+    "Qwen3MoeForCausalLM": {"num_experts": 4, "qk_norm": True, "moe_intermediate_size": 16},
+}
+
+
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
-@pytest.mark.parametrize("qk_norm", [False, True])
-def test_llama_and_qwen3_folders_give_their_tokens(tmp_path: Path, qk_norm: bool, penalty: float) -> None:
+@pytest.mark.parametrize("name", list(CLASSES))
+def test_folders_give_the_tokens_of_hugging_face(tmp_path: Path, name: str, penalty: float) -> None:
     """40 greedy tokens after three prompts."""
-    save_folder(make(qk_norm=qk_norm, max_position_embeddings=64), tmp_path, 0)
+    save_folder(make(max_position_embeddings=64, **CLASSES[name]), tmp_path, 0)
     ours = load_folder(tmp_path).eval()
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert isinstance(theirs, Qwen3ForCausalLM if qk_norm else LlamaForCausalLM)
+    assert type(theirs).__name__ == name
     config = GREEDY.model_copy(update={"repetition_penalty": penalty, "max_new_tokens": 40})
     for ids in ([5], [1, 2, 9], [30, 8, 8, 17, 21]):
         expected = theirs.generate(
@@ -148,3 +160,13 @@ def test_the_model_s_mode_and_the_global_random_state_are_left_alone(
     continue_prompt(model, tokenizer, "中国", Config(), 1)
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("position", ["alibi", "none"])
+def test_positions_without_a_last_one_have_no_end(position: str) -> None:
+    """Far beyond the context of 16, without a rolling cache: what one pass over the whole text says."""
+    model = make(position=position)
+    ids = list(range(20))
+    found = list(stream_tokens(model, ids, GREEDY.model_copy(update={"max_new_tokens": 20}), frozenset(), 1))
+    with torch.no_grad():
+        assert found == model(torch.tensor([ids + found]))[0, 19:-1].argmax(dim=-1).tolist()

@@ -49,6 +49,10 @@ def test_greedy_draws_nothing() -> None:
     assert torch.equal(generator.get_state(), before)
 
 
+def test_hardly_any_temperature_is_none() -> None:
+    assert choose(LOGITS[None], MARKED[None], 1e-300, None, None, 1.0, []).tolist() == [int(LOGITS.argmax())]
+
+
 def test_draws_follow_the_distribution_and_the_seed() -> None:
     """Of 4,000 draws from probabilities 0.7, 0.2, 0.1 each share is within 4 standard deviations."""
     logits = torch.tensor([0.7, 0.2, 0.1]).log()

@@ -153,13 +153,20 @@ def test_weights_of_16_bits_stay_with_their_model(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(stepping, "FEWEST_WEIGHTS", 0)
     model.stored_dtype = torch.bfloat16
     assert generate_batch(model, prompts, greedy, frozenset(), [1, 2]) == expected
-    spare = model.__dict__[stepping.SPARE]
+    spare = model.__dict__[stepping.SPARE][1]
     assert spare.keys.numel() == 0  # the cache is let go
     _, first = begin(model, prompts[:1], 20, greedy)
     _, second = begin(model, prompts[:1], 20, greedy)  # while the first is at work
     assert first is spare and second is not spare
     first.close()
-    assert model.__dict__[stepping.SPARE] is spare
+    assert model.__dict__[stepping.SPARE][1] is spare
     assert generate_batch(model, prompts, greedy, frozenset(), [1, 2]) == expected
+    with torch.no_grad():  # other weights in the same memory
+        model.model.layers[0].mlp.up_proj.weight.neg_()
+    changed = begin(model, prompts[:1], 20, greedy)
+    assert changed[1] is not spare
+    torch.testing.assert_close(
+        changed[1].step(torch.tensor([3])), begin(model, prompts[:1], 3, greedy)[1].step(torch.tensor([3]))
+    )
     model.requires_grad_(True)  # back to training: its weights move
     assert begin(model, prompts, 20, greedy)[1] is not spare

@@ -179,24 +179,27 @@ def test_shifted_groups_equal_a_mask_for_each_head(documents: Tensor | None) -> 
 
 
 def test_the_choice_falls_back_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_kernel(TINY, "cpu") == ("sdpa", "no varlen: not on cpu; no flex: not on cpu")
-    assert choose_kernel(TINY.model_copy(update={"attention": "eager"}), "cpu")[0] == "eager"
-    assert choose_kernel(TINY.model_copy(update={"talking_heads": True}), "cuda")[0] == "eager"
-    kernel, why = choose_kernel(TINY.model_copy(update={"attn_logit_softcapping": 5.0}), "cpu")
+    usual = TINY.model_copy(update={"head_dim": 64})
+    assert choose_kernel(usual, "cpu") == ("sdpa", "no varlen: not on cpu; no flex: not on cpu")
+    assert choose_kernel(usual.model_copy(update={"attention": "eager"}), "cpu")[0] == "eager"
+    assert choose_kernel(usual.model_copy(update={"talking_heads": True}), "cuda")[0] == "eager"
+    kernel, why = choose_kernel(usual.model_copy(update={"attn_logit_softcapping": 5.0}), "cpu")
     assert kernel == "eager" and "no sdpa: it has no soft cap" in why
     # a CUDA device, as far as the choice asks
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
     monkeypatch.setattr(attention, "varlen_kernel", lambda: plain_attention)
     monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: object())
-    assert choose_kernel(TINY, "cuda")[0] == "varlen"
-    assert choose_kernel(TINY, "cuda", half=False) == ("flex", "no varlen: it needs half precision")
-    assert choose_kernel(TINY.model_copy(update={"position": "alibi"}), "cuda")[0] == "flex"
-    assert choose_kernel(TINY.model_copy(update={"attention_dropout": 0.1}), "cuda")[0] == "sdpa"
-    assert choose_kernel(TINY.model_copy(update={"attention": "flex"}), "cuda")[0] == "flex"
-    assert choose_kernel(TINY.model_copy(update={"attention": "sdpa"}), "cuda")[0] == "sdpa"
-    assert choose_kernel(TINY.model_copy(update={"attn_logit_softcapping": 5.0}), "cuda")[0] == "flex"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 0))
+    assert choose_kernel(usual, "cuda")[0] == "varlen"
+    assert choose_kernel(usual, "cuda", half=False) == ("flex", "no varlen: it needs half precision")
+    assert choose_kernel(usual.model_copy(update={"position": "alibi"}), "cuda")[0] == "flex"
+    assert choose_kernel(usual.model_copy(update={"attention_dropout": 0.1}), "cuda")[0] == "sdpa"
+    assert choose_kernel(usual.model_copy(update={"attention": "flex"}), "cuda")[0] == "flex"
+    assert choose_kernel(usual.model_copy(update={"attention": "sdpa"}), "cuda")[0] == "sdpa"
+    assert choose_kernel(usual.model_copy(update={"attn_logit_softcapping": 5.0}), "cuda")[0] == "flex"
     kernel, why = choose_kernel(TINY, "cuda")
+    assert kernel == "sdpa" and "no flex: it has no heads of 8" in why
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 0))
+    kernel, why = choose_kernel(usual, "cuda")
     assert kernel == "sdpa" and "no varlen: it needs compute capability 8.0" in why
 
 

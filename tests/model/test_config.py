@@ -61,6 +61,7 @@ def test_every_alias_names_a_field() -> None:
         ),
         ({"num_experts": 4, "mlp_only_layers": [8]}, "no such layer, got 8; must be 0 to 7"),
         ({"moe_intermediate_size": 64}, "given without num_experts"),
+        ({"scoring_func": "sigmoid"}, "scoring_func: given without num_experts"),
         ({"shared_expert_intermediate_size": 64}, "given without num_experts"),
         ({"layer_types": ["full_attention"]}, "must name each of the 8 layers, got 1"),
         ({"layer_types": ["sliding_attention"] * 8}, "there is no sliding_window"),
@@ -99,6 +100,15 @@ def test_every_kind_of_problem_at_once() -> None:
         parse_section("model", Config, table)
     for field in ("num_key_value_heads", "head_dim", "rope_scaling.factor", "num_experts_per_tok"):
         assert f"{field}: " in str(caught.value)
+
+
+def test_a_field_out_of_bounds_hides_no_other_problem() -> None:
+    for table in ({"rope_theta": -1.0}, {"flash_attn": 3}, {"hidden_sise": 3}):
+        with pytest.raises(RecipeError) as caught:
+            parse_section("model", Config, {**table, "num_key_value_heads": 3, "num_experts": 1})
+        assert next(iter(table)) in str(caught.value)
+        assert "num_key_value_heads: must divide" in str(caught.value)
+        assert "num_experts_per_tok: more active experts" in str(caught.value)
 
 
 def test_the_trained_length() -> None:

@@ -185,10 +185,12 @@ def test_bfloat16_where_there_is_none() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"count": 0}, "--devices: too small, got 0; must be at least 1"),
-        ({"tokens": 0}, "--tokens: too small, got 0"),
+        ({"count": 0}, "--devices: out of bounds, got 0; must be from 1"),
+        ({"tokens": 0}, "--tokens: out of bounds, got 0"),
+        ({"tokens": 10**400}, "--tokens: out of bounds"),
         ({"hours": 0.0}, "--hours: out of bounds, got 0; must be above 0"),
         ({"hours": float("nan")}, "--hours: out of bounds, got nan"),
+        ({"hours": 1e300}, "--hours: out of bounds, got 1e.300"),
         ({"price": -1.0}, "--price: out of bounds, got -1"),
     ],
 )
