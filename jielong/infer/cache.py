@@ -12,8 +12,8 @@ token to its last: what was computed early and what comes later then belong toge
 with `reach` = capacity. (Frequencies that changed on the way, as in transformers, agree with no single pass.)
 
 A HiddenCache is the smaller one where 2 x G x D > C: half of the memory without grouped heads (G x D = C), a quarter for
-heads twice as wide; with few key-value heads (2 x G x D < C) it is larger. It is for memory: its steps are slower, and neither
-the compiled decoder nor a CUDA graph knows it, so it is taken when it is asked for.
+heads twice as wide; with few key-value heads (2 x G x D < C) it is larger. Neither the compiled decoder nor a CUDA graph knows it, so it is
+taken when it is asked for.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Config(Section):
     cache: Literal["kv", "rolling", "hidden"] = Field(
         "kv",
         description="what is kept of each token: keys and values (kv); those of the first four and the last tokens only, "
-        "for a text without end (rolling); each layer's input (hidden, for alibi or no positions; smaller, and slower)",
+        "for a text without end (rolling); each layer's input (hidden, for alibi or no positions: smaller where heads are many or wide)",
     )
     cache_tokens: int | None = Field(
         None, description="tokens that a rolling cache keeps; none: the model's max_position_embeddings", ge=LEAST_KEPT

@@ -163,17 +163,21 @@ class Attention(nn.Module):
         groups, size = self.config.num_key_value_heads, self.config.size_of_head
         wk_GDC, wv_GDC = (proj.weight.float().view(groups, size, -1) for proj in (self.k_proj, self.v_proj))
         with torch.autocast(q_BHTD.device.type, enabled=False):
-            x_B1SC = x_BSC.float()[:, None]
-            rows, _, length, _ = q_BHTD.shape
-            q_BGHTD = q_BHTD.float().reshape(rows, groups, -1, length, size)  # the heads of each group
-            scores = torch.einsum("bghtd,gdc->bghtc", q_BGHTD, wk_GDC).flatten(1, 2) @ x_B1SC.transpose(-2, -1)
+            rows, heads, length, _ = q_BHTD.shape
+            x_BSC, q_BGHTD = (
+                x_BSC.float(),
+                q_BHTD.float().reshape(rows, groups, -1, length, size),
+            )  # heads of each group
+            # heads and queries in one dimension: a product that spreads x over the heads would copy it for each
+            folded_BNC = torch.einsum("bghtd,gdc->bghtc", q_BGHTD, wk_GDC).reshape(rows, heads * length, -1)
+            scores = (folded_BNC @ x_BSC.transpose(1, 2)).view(rows, heads, length, -1)
             if self.k_proj.bias is not None:  # the same for every key; it counts only under a soft cap
                 bias_GD = self.k_proj.bias.float().view(groups, size)
                 scores = scores + torch.einsum("bghtd,gd->bght", q_BGHTD, bias_GD).flatten(1, 2)[..., None]
             sight = context.sight
             seen = sight.mask(kind.window) if kind.slopes_H is None else sight.bias(kind.window, kind.slopes_H)
             weights = weigh(scores / math.sqrt(size), seen, kind.cap, kind.talk)
-            mixed_BGHTC = (weights @ x_B1SC).view(*q_BGHTD.shape[:-1], -1)
+            mixed_BGHTC = (weights.reshape(rows, heads * length, -1) @ x_BSC).view(*q_BGHTD.shape[:-1], -1)
             out_BGHTD = torch.einsum("bghtc,gdc->bghtd", mixed_BGHTC, wv_GDC)
             if self.v_proj.bias is not None:
                 share = weights.sum(dim=-1).view(*q_BGHTD.shape[:-1], 1)  # 1, but where heads talk

@@ -196,7 +196,9 @@ def plan_run(
 def _check_options(count: int, tokens: int | None, hours: float | None, price: float | None) -> None:
     for name, value, least in (("devices", count, 1), ("tokens", tokens, 1)):
         if value is not None and not least <= value <= MOST:
-            raise InputError(f"--{name}: out of bounds, got {str(value)[:20]}; must be from {least} to {MOST:.0e}; change it")
+            raise InputError(
+                f"--{name}: out of bounds, got {str(value)[:20]}; must be from {least} to {MOST:.0e}; change it"
+            )
     if hours is not None and not 0 < hours <= MOST:
         raise InputError(f"--hours: out of bounds, got {hours:g}; must be above 0 and at most {MOST:.0e}; change it")
     if price is not None and not 0 <= price <= MOST:
