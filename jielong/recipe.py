@@ -136,7 +136,7 @@ def load(recipe: str, overrides: list[str] | None = None, data: list[str] | None
 
     overrides: `section.key=value` strings, values in TOML form (a bare word is taken as a string).
     data: paths or globs that replace `data.sources` (relative to the current folder).
-    name: replaces the recipe's name. Raises RecipeError listing every problem.
+    Relative paths in it start at its own folder, those of a shipped recipe at the current one. name: replaces the recipe's name. Raises RecipeError listing every problem.
     """
     path = find(recipe)
     try:
@@ -154,7 +154,8 @@ def load(recipe: str, overrides: list[str] | None = None, data: list[str] | None
         if not isinstance(table.setdefault("data", {}), dict):
             raise RecipeError("data: must be a table; write [data] in the recipe")
         table["data"]["sources"] = _sources_from_globs(data)
-    return parse(table, folder=path.resolve().parent)
+    # nothing of a user's lies beside a shipped recipe
+    return parse(table, folder=Path.cwd() if path in shipped().values() else path.resolve().parent)
 
 
 def is_elsewhere(path: str) -> bool:

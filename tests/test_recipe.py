@@ -134,6 +134,18 @@ def test_new_writes_an_explained_recipe_once(tmp_path: Path) -> None:
         write_new(str(tmp_path / "no" / "mine"), "tiny", None)
 
 
+def test_paths_of_a_shipped_recipe_start_where_the_command_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of a user's lies beside a shipped recipe; a recipe of his own has its paths beside it."""
+    monkeypatch.chdir(tmp_path)
+    wanted = str(tmp_path / "tokenizers" / "chatglm2")
+    assert load("baby-llama2").sections["tokenizer"].model_dump()["path"] == wanted
+    file = write_new("mine", "baby-llama2", None)
+    monkeypatch.chdir("/")
+    assert load(str(tmp_path / file)).sections["tokenizer"].model_dump()["path"] == wanted
+
+
 def test_every_field_has_a_meaning() -> None:
     for stage in STAGES:
         for field, info in section_class(stage).model_fields.items():
