@@ -16,7 +16,7 @@ class Config(Section):
     rivals: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"epochs", "tokens"}),)
 
     epochs: float | None = Field(None, description="passes over the training shards; this or tokens, default 1", gt=0)
-    tokens: int | None = Field(None, description="token budget; this or epochs", ge=1, le=10**15)
+    tokens: int | None = Field(None, description="token budget; this or epochs", ge=1)
     mix: Mix | None = Field(
         None,
         description="how much of each source is read: weights, tokens, epochs, temperature or phases; none: all, as it lies there",
