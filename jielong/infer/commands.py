@@ -74,6 +74,7 @@ def generate(
                        repetition_penalty=repetition_penalty, cache=cache, cache_tokens=cache_tokens, num_beams=num_beams,
                        length_penalty=length_penalty, stop=stop or None, seed=seed, device=device,
                        batch_size=batch_size)  # fmt: skip
+    from jielong.infer.config import against_model
     from jielong.infer.generate import continue_prompt, encode
     from jielong.infer.models import open_model
 
@@ -85,6 +86,8 @@ def generate(
             "model": str(folder),
             "continuations": [asdict(row) for row in continue_prompts(opened, tokenizer, prompts, config)],
         }
+    if problems := against_model(config, opened.config):
+        raise InputError(f"infer.{problems[0]}")
     for text in prompts:  # what would be refused later is refused before anything is shown
         encode(opened, tokenizer, text, config)
     for number, text in enumerate(prompts):  # every prompt draws with the next seed, as in the infer stage

@@ -67,6 +67,7 @@ def test_beams_caches_and_stops_are_options(model_folder: Path) -> None:
 def test_mistakes_are_one_sentence(options: list[str], message: str, model_folder: Path) -> None:
     result = call("generate", model_folder, *options, status=2)
     assert message in result.stderr and "Traceback" not in result.output
+    assert result.stdout == ""  # nothing of the prompt is shown before it is refused
 
 
 def test_a_chat_ends_with_an_empty_line(model_folder: Path) -> None:
