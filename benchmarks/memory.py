@@ -27,7 +27,7 @@ from jielong.model.memory import Work, training_memory
 from jielong.model.transformer import CausalLM
 from jielong.runs import write_json
 from jielong.train.config import Config as TrainConfig
-from jielong.train.engine import TorchEngine
+from jielong.train.engines.pytorch import TorchEngine
 from jielong.train.loader import Batch
 from jielong.train.peaks import PHASES, measure_step
 

@@ -42,7 +42,7 @@ from jielong.tokenizer.config import Config as TokenizerConfig
 from jielong.tokenizer.shards.reading import Shards
 from jielong.tokenizer.stage import run as run_tokenizer
 from jielong.train.config import Config as TrainConfig
-from jielong.train.engine import TorchEngine
+from jielong.train.engines.pytorch import TorchEngine
 from jielong.train.loader import PackedLoader
 from jielong.train.loop import Job, plan, train
 

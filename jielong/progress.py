@@ -26,9 +26,17 @@ def plain(text: str) -> str:
     return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
+_silent: list[bool] = []
+
+
+def be_silent() -> None:
+    """Say nothing from now on: one of several processes that do the same work speaks, the others do not."""
+    _silent.append(True)
+
+
 def say(text: str) -> None:
     """Print one line for a person, on standard error; a reader that went away stops nothing."""
-    if sys.stderr is not None:
+    if sys.stderr is not None and not _silent:
         with contextlib.suppress(BrokenPipeError):
             print(plain(text), file=sys.stderr, flush=True)
 
@@ -79,7 +87,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._start = self._last_line = time.monotonic()
-        if sys.stderr is not None and sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty() and not _silent:
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as RichProgress

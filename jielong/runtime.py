@@ -1,7 +1,9 @@
 """The machine under a run: device, precision, random state. torch is imported inside, never at import.
 
 Precision: on CPU, bfloat16 matrix products are 2-3 times float32's speed where the processor has AVX-512 BF16 or AMX,
-and slower than float32 where it has not; on CUDA they need compute capability 8.0 (Ampere). `auto` asks the device.
+and slower than float32 where it has not; on CUDA they need compute capability 8.0 (Ampere). float16 has tensor cores of its
+own since 7.0 (Volta), tf32 since 8.0, fp8 since 8.9 (Ada, Hopper). `auto` asks the device; what is asked for by name is taken
+wherever it computes at all, however slowly (half precision on a CPU is for tests), and refused where it would not.
 """
 
 from __future__ import annotations
@@ -13,6 +15,12 @@ from jielong.errors import RecipeError
 
 if TYPE_CHECKING:
     import torch
+
+FLOAT16_NEEDS = (
+    7,
+    0,
+)  # compute capability with float16 tensor cores
+NEEDS = {"tf32": (8, 0), "fp8": (8, 9)}  # compute capability
 
 
 def choose_device(wanted: str, field: str = "train.device") -> torch.device:
@@ -44,10 +52,31 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """`auto` -> bfloat16 where it is fast, else float32."""
-    if wanted != "auto":
-        return wanted
-    return "bfloat16" if has_fast_bfloat16(device) else "float32"
+    """`auto` -> bfloat16 where it is fast, else float16 on CUDA from Volta on (a V100), else float32.
+
+    Raises RecipeError for tf32 and fp8 where the device has no such arithmetic.
+    """
+    if wanted == "auto":
+        if has_fast_bfloat16(device):
+            return "bfloat16"
+        return "float16" if _capability(device) >= FLOAT16_NEEDS else "float32"
+    if wanted in NEEDS and _capability(device) < NEEDS[wanted]:
+        have, need = _capability(device), NEEDS[wanted]
+        what = f"{device.type} of compute capability {have[0]}.{have[1]}" if have > (0, 0) else device.type
+        raise RecipeError(
+            f"train.precision: this device has no such arithmetic, got {wanted!r} on {what}; it needs an NVIDIA GPU of compute "
+            f"capability {need[0]}.{need[1]}; use auto"
+        )
+    return wanted
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability of an NVIDIA GPU; (0, 0) for everything else (AMD's numbers of that name mean something else)."""
+    import torch
+
+    if device.type != "cuda" or torch.version.hip is not None:
+        return 0, 0
+    return torch.cuda.get_device_capability(device)
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:

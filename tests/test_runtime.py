@@ -26,6 +26,45 @@ def test_auto_precision_asks_the_device(monkeypatch: pytest.MonkeyPatch, fast: b
     assert choose_precision("bfloat16", CPU) == "bfloat16"
 
 
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((6, 1), "float32"), ((7, 0), "float16"), ((7, 5), "float16"), ((8, 6), "bfloat16")]
+)
+def test_auto_precision_on_each_generation(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: str
+) -> None:
+    """A V100 (7.0) has fast float16 and no bfloat16; a P40 (6.1) has neither."""
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_precision("auto", torch.device("cuda")) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "too_old", "enough"), [("tf32", (7, 5), (8, 0)), ("fp8", (8, 6), (8, 9)), ("fp8", (8, 0), (9, 0))]
+)
+def test_a_precision_that_the_device_has_not(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, too_old: tuple[int, int], enough: tuple[int, int]
+) -> None:
+    with pytest.raises(
+        RecipeError, match=rf"train\.precision: .*, got '{wanted}' on cpu; .* capability 8\.\d; use auto"
+    ):
+        choose_precision(wanted, CPU)
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: too_old)
+    with pytest.raises(RecipeError, match=rf"on cuda of compute capability {too_old[0]}\.{too_old[1]}; it needs"):
+        choose_precision(wanted, gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: enough)
+    assert choose_precision(wanted, gpu) == wanted
+    monkeypatch.setattr(torch.version, "hip", "6.2")  # an AMD GPU's number of that name says nothing about it
+    with pytest.raises(RecipeError, match="got"):
+        choose_precision(wanted, gpu)
+
+
+@pytest.mark.parametrize("wanted", ["float16", "bfloat16", "float32"])
+def test_half_precision_is_allowed_where_it_is_slow(wanted: str) -> None:
+    assert choose_precision(wanted, CPU) == wanted
+
+
 def test_random_state_comes_back() -> None:
     state = random_state(CPU)
     first = torch.rand(5)

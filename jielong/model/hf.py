@@ -10,12 +10,14 @@ safetensors only: a pickle (`pytorch_model.bin`) is refused, never opened.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
 import torch
 
 from jielong.errors import CheckpointError
+from jielong.model.config import Config
 from jielong.model.hf_config import (
     class_of,
     from_hf_config,
@@ -35,6 +37,7 @@ __all__ = [
     "read_config",
     "reason_for_own_class",
     "save_folder",
+    "save_state",
     "to_hf_config",
     "verify_checksums",
     "write_checksums",
@@ -51,15 +54,22 @@ def save_folder(
 
     max_shard_bytes: weights that exceed it are split into several files with an index.
     """
+    save_state(model.config, model.state_dict(), folder, end_id, start_id, max_shard_bytes)
+
+
+def save_state(
+    config: Config, state: Mapping[str, torch.Tensor], folder: Path, end_id: int, start_id: int | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:  # fmt: skip
+    """`save_folder` of a model that is given as its config and its state_dict (a checkpoint's, say)."""
     folder.mkdir(parents=True, exist_ok=True)
-    kind = str(next(model.parameters()).dtype).removeprefix("torch.")
-    table = to_hf_config(model.config, end_id, start_id) | {"dtype": kind}
+    kind = str(state["model.embed_tokens.weight"].dtype).removeprefix("torch.")
+    table = to_hf_config(config, end_id, start_id) | {"dtype": kind}
     write_json(folder / "config.json", table)
     write_json(folder / "generation_config.json", {k: table[k] for k in ("bos_token_id", "eos_token_id")})
-    state = model.state_dict()
-    if model.config.tie_word_embeddings:
-        state.pop(HEAD)
-    write_weights(state, folder, table["model_type"], max_shard_bytes)
+    left_out = HEAD if config.tie_word_embeddings else None
+    kept = {name: tensor for name, tensor in state.items() if name != left_out}
+    write_weights(kept, folder, table["model_type"], max_shard_bytes)
 
 
 def write_checksums(folder: Path) -> None:

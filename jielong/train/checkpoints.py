@@ -2,11 +2,14 @@
 
     train/checkpoints/step-00000200/
       config.json, generation_config.json, model.safetensors, tokenizer files     AutoModelForCausalLM opens it
-      trainer/state.json              step, data position, fingerprint of the recipe
+      trainer/state.json              step, data position, guard, loss scale, fingerprint of the recipe
       trainer/optimizer.safetensors   trainer/random.safetensors
       checksums.json                  of every file; checked before anything is loaded
 
-A checkpoint is written under a hidden name, flushed and renamed: at any moment the newest visible one is whole.
+A checkpoint is written under a hidden name, flushed and renamed: at any moment the newest visible one is whole. `Keeper`
+(keeping.py) writes them beside the training and says which ones stay.
+
+A newest checkpoint that is damaged is no end: `choose` moves it to `damaged-step-...`, says so, and takes the one before.
 """
 
 from __future__ import annotations
@@ -17,15 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from jielong.errors import CheckpointError
-from jielong.model.hf import CHECKSUMS, save_folder, verify_checksums, write_checksums
+from jielong.model.config import Config as ModelConfig
+from jielong.model.hf import CHECKSUMS, load_folder, save_state, verify_checksums, write_checksums
+from jielong.progress import say
 from jielong.runs import publish, write_json
 from jielong.tokenizer.folder import TokenizerFolder, copy_folder
-from jielong.train.engine import TorchEngine
+from jielong.train.engines.interface import Snapshot
 
 NAME = re.compile(r"step-(\d+)")
-STATE = "state.json"
+TRAINER, STATE = "trainer", "state.json"
+OPTIMIZER, RANDOM = "optimizer.safetensors", "random.safetensors"
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -57,28 +66,58 @@ def require_newest(folder: Path) -> Path:
     return found
 
 
+def choose(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole, or None where there is none at all; damaged ones are moved out of the way.
+
+    Raises CheckpointError when there are checkpoints and all of them are damaged.
+    """
+    found = checkpoints(folder)
+    for checkpoint in reversed(found):
+        try:
+            read_state(checkpoint)
+            return checkpoint
+        except CheckpointError as error:
+            if checkpoint == found[0]:
+                raise CheckpointError(
+                    f"{error}; no older checkpoint is left; to start anew, move the folder {folder} away"
+                ) from None
+            aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+            number = 1
+            while aside.exists():
+                number += 1
+                aside = checkpoint.with_name(f"damaged-{checkpoint.name}-{number}")
+            checkpoint.rename(aside)
+            say(f"train: warning: {error}; it is kept as {aside.name}, and the run goes on from the checkpoint before")
+    return None
+
+
 def save(
-    engine: TorchEngine, tokenizer: TokenizerFolder, folder: Path, step: int, state: dict[str, Any], keep: int
+    snapshot: Snapshot, config: ModelConfig, tokenizer: TokenizerFolder, folder: Path, step: int, state: dict[str, Any]
 ) -> Path:
-    """Write the checkpoint of a step, then delete all but the newest `keep`."""
+    """Write and publish the checkpoint of a step; a checkpoint of that step that is there already is replaced."""
     final, partial = folder / f"step-{step:08d}", folder / f".step-{step:08d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    (partial / TRAINER).mkdir(parents=True)
     try:
-        save_folder(engine.model, partial, tokenizer.end_id, tokenizer.start_id)
+        save_state(config, snapshot.weights, partial, tokenizer.end_id, tokenizer.start_id)
         copy_folder(tokenizer, partial)
-        engine.save(partial / "trainer")
-        write_json(partial / "trainer" / STATE, {"step": step, **state})
+        save_file(snapshot.optimizer, str(partial / TRAINER / OPTIMIZER))
+        save_file(snapshot.random, str(partial / TRAINER / RANDOM))
+        write_json(partial / TRAINER / STATE, {"step": step, "scale": snapshot.scale, **state})
         write_checksums(partial)
         publish(partial, final)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for old in checkpoints(folder)[:-keep]:
-        hidden = old.with_name(f".{old.name}.old")  # out of sight first: a kill leaves no half-deleted checkpoint
-        old.rename(hidden)
-        shutil.rmtree(hidden)
     return final
+
+
+def delete(checkpoint: Path) -> None:
+    """Remove a checkpoint: out of sight first, so that a kill leaves no half-deleted one."""
+    hidden = checkpoint.with_name(f".{checkpoint.name}.gone")
+    shutil.rmtree(hidden, ignore_errors=True)
+    checkpoint.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -86,7 +125,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     if not (checkpoint / CHECKSUMS).is_file():
         raise CheckpointError(f"{checkpoint}: has no {CHECKSUMS}, so it is not whole; delete that folder")
     verify_checksums(checkpoint)
-    path = checkpoint / "trainer" / STATE
+    path = checkpoint / TRAINER / STATE
     try:
         state = orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
@@ -96,8 +135,26 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
+def read_snapshot(checkpoint: Path, state: dict[str, Any], weights: bool = True) -> Snapshot:
+    """What an engine needs to go on from a checkpoint; `state` is what `read_state` gave. Raises CheckpointError."""
+    parts: list[dict[str, Tensor]] = []
+    for name in (OPTIMIZER, RANDOM):
+        path = checkpoint / TRAINER / name
+        try:
+            parts.append(load_file(str(path)))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: cannot be read ({error}); delete the folder {checkpoint}") from None
+    own = load_folder(checkpoint).state_dict() if weights else {}
+    return Snapshot(own, parts[0], parts[1], state.get("scale", {}))
+
+
 def clean(folder: Path) -> None:
-    """Remove what a kill in the middle of saving left behind."""
-    if folder.is_dir():
-        for path in folder.glob(".step-*"):
-            shutil.rmtree(path, ignore_errors=True)
+    """Remove what a kill in the middle of saving left behind; put back what a kill between two renames hid."""
+    if not folder.is_dir():
+        return
+    for path in folder.glob(".step-*.old"):  # see runs.publish
+        final = folder / path.name.removeprefix(".").removesuffix(".old")
+        if not final.exists():
+            path.rename(final)
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)

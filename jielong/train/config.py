@@ -10,6 +10,27 @@ from jielong.recipe import Section, harmless
 from jielong.train.mixing import Mix
 
 
+class Guard(Section):
+    """When a step is not taken, and what follows. The band runs along with the losses and norms of the steps before."""
+
+    enabled: bool = Field(
+        True, description="watch losses and gradient norms; false: only what is not finite is refused"
+    )
+    window: int = Field(64, description="steps whose losses and norms make the band", ge=8, le=100_000)
+    loss_deviations: float = Field(
+        8.0, description="a loss this many (robust) deviations above the band's median is a spike", gt=0
+    )
+    norm_ratio: float = Field(10.0, description="a gradient norm this many times the band's median is a spike", gt=1)
+    hits: int = Field(
+        3, description="so many steps not taken within 20 lead to going back to a checkpoint", ge=1, le=20
+    )
+    max_rollbacks: int = Field(
+        6,
+        description="going back so often to one checkpoint ends the run; from the second on the rate is lowered",
+        ge=1,
+    )
+
+
 class Config(Section):
     """How the model is trained. Quantities are in tokens; a step is one optimizer step."""
 
@@ -27,10 +48,13 @@ class Config(Section):
     tokens_per_step: int = Field(
         16_384, description="tokens in one optimizer step, a multiple of sequence_length", ge=1
     )
-    micro_batch_tokens: int = Field(
-        8_192, description="at most this many tokens go through the model at once; a step accumulates gradients over them",
-        ge=1,
-    )  # fmt: skip
+    micro_batch_tokens: int = harmless(
+        8_192, "at most this many tokens go through the model at once; a step accumulates gradients over them", ge=1
+    )
+    packing: Literal["packed", "truncated"] = Field(
+        "packed",
+        description="packed: documents end to end, nothing cut; truncated: one a row, cut and padded, to compare",
+    )
     document_mask: bool = Field(True, description="attention and positions stay inside a document of a packed row")
     learning_rate: float = Field(1e-3, description="peak learning rate", gt=0)
     min_learning_rate_ratio: float = Field(
@@ -42,9 +66,29 @@ class Config(Section):
     beta2: float = Field(0.95, description="AdamW's decay of the second moment", ge=0, lt=1)
     adam_epsilon: float = Field(1e-8, description="AdamW's epsilon", gt=0)
     grad_clip: float | None = Field(1.0, description="gradients are scaled down to this norm; none: never", gt=0)
+    z_loss: float = Field(
+        0.0, description="weight of log(Z)^2, which keeps logits small (PaLM used 1e-4, arXiv:2204.02311)", ge=0
+    )
+    guard: Guard = Field(Guard(), description="what happens to a step whose loss or gradients are out of the ordinary")
+    engine: Literal["torch", "deepspeed", "hf"] = harmless(
+        "torch", "torch; deepspeed: ZeRO; hf: transformers.Trainer; each goes on from the others' checkpoints"
+    )
+    parallel: Literal["ddp", "fsdp"] = harmless(
+        "ddp", "torch on several devices: all weights on each, or fsdp: a share of them"
+    )
+    zero_stage: int = harmless(
+        2,
+        "deepspeed: what is divided among devices: 0 nothing, 1 optimizer, 2 gradients too, 3 weights too",
+        ge=0,
+        le=3,
+    )
+    cpu_offload: bool = harmless(
+        False, "deepspeed: the optimizer's state in the machine's memory; needs zero_stage 1 to 3"
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train")
-    precision: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="arithmetic of matrix products; auto: bfloat16 where the device is fast at it"
+    precision: Literal["auto", "bfloat16", "float16", "float32", "tf32", "fp8"] = Field(
+        "auto",
+        description="arithmetic of matrix products; auto: bfloat16 where the device is fast at it, float16 on a V100",
     )
     compile: bool = Field(False, description="torch.compile the model (a minute at the start, faster steps after)")
     evaluate_every_steps: int | None = harmless(
@@ -57,6 +101,11 @@ class Config(Section):
     save_every_minutes: float | None = harmless(3.0, "a checkpoint at least so often; none: by steps only", gt=0)
     save_every_steps: int | None = harmless(None, "a checkpoint every so many steps", ge=1)
     keep_checkpoints: int = harmless(2, "how many of the newest checkpoints are kept", ge=1)
+    keep_best: bool = harmless(False, "save and keep the checkpoint with the lowest validation bits per byte, too")
+    keep_every_steps: int | None = harmless(None, "save and keep a checkpoint every so many steps, too", ge=1)
+    async_checkpoints: bool = harmless(
+        True, "write checkpoints beside the training, from a copy in memory; false: training waits for the disk"
+    )
     log_every_steps: int = harmless(
         20, "a line on the console every so many steps (every step is in metrics.jsonl)", ge=1
     )
@@ -68,6 +117,10 @@ class Config(Section):
         if self.mix is not None and (self.mix.tokens or self.mix.epochs) and (self.tokens or self.epochs):
             raise ValueError(
                 "mix: says the budget by tokens or epochs of each source, and epochs or tokens say it too; remove one of them"
+            )
+        if self.cpu_offload and (self.engine != "deepspeed" or self.zero_stage == 0):
+            raise ValueError(
+                f"cpu_offload: needs engine deepspeed and zero_stage 1 to 3, got {self.engine} and {self.zero_stage}; change them"
             )
         if self.sequence_length is not None and self.micro_batch_tokens < self.sequence_length:
             raise ValueError(

@@ -1,7 +1,7 @@
-"""Packed rows from token shards, with a small state that says exactly where reading stands.
+"""Rows of training from token shards, with a small state that says exactly where reading stands.
 
-Documents are laid end to end in an order shuffled anew every epoch, and the stream is cut into rows. Nothing is padded and
-nothing is dropped: in one epoch every token of every document, its end-of-text included, is predicted exactly once.
+`PackedLoader`: documents are laid end to end in an order shuffled anew every epoch, and the stream is cut into rows. Nothing is
+padded and nothing is dropped: in one epoch every token of every document, its end-of-text included, is predicted exactly once.
 
 The end-of-text that closes a document is, as an *input*, the start of the next one: row inputs are
 
@@ -15,30 +15,35 @@ asked for a fresh text by giving it <eot>. (Where the shards open documents with
 is never a label.) A document that was cut by the end of a row goes on in the next row with
 positions from 0 and without its earlier part in view.
 
-With a mix (mixing.py) each source has a shuffle of its own, and the next document comes from the source that is furthest behind
-its share of the tokens. With phases that is the share of the phase it is in, counted from the phase's beginning.
+`TruncatedLoader`: one document a row in the same order, cut or filled up, as many small projects do it, to compare with. The
+end-of-text takes the place of a cut document's last token that fits: a model that never sees an end learns never to end.
 
-The shuffle is a Feistel network over the document numbers (4 rounds of xxh3, cycle-walking to the exact range): a
-permutation that is computed one element at a time, so memory does not grow with the corpus and a state is three numbers (with a
-mix, 8 bytes a document, and two numbers more a source). Cost: about 10 microseconds a document, in a step of milliseconds.
+Which document comes next is in orders.py. Several processes read the same rows in the same order whatever their number: `step`
+gives each its part, and leaves all of them at the same state, so that a run can go on with another number of processes.
+
+The work is compiled (walking.py): well under a microsecond a row of 512 tokens and some tenths a document, where a step takes
+milliseconds a row; benchmarks/loader.py shows it. `plain_rows` is the same in Python.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from jielong.errors import ShardError
 from jielong.tokenizer.shards.reading import Shards
 from jielong.tokenizer.shards.views import IGNORE as IGNORE  # evaluation takes it from here
-from jielong.train.mixing import Mix, furthest_behind, phase_shares, shares
+from jielong.train.mixing import Mix
+from jielong.train.orders import LoaderState as LoaderState  # so does the loop, with the next two
+from jielong.train.orders import Mixed as Mixed
+from jielong.train.orders import Natural as Natural
+from jielong.train.walking import Walk
 
-FEISTEL_ROUNDS = 4
+PACKINGS = ("packed", "truncated")
 
 
 @dataclass(frozen=True)
@@ -52,126 +57,28 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class LoaderState:
-    """The next token to predict: which epoch, which place in that epoch's order, which token of that document."""
+class Step:
+    """What one process reads in a step."""
 
-    epoch: int = 0
-    place: int = 0
-    offset: int = 0
-    taken: tuple[
-        tuple[int, int], ...
-    ] = ()  # with a mix, of each source: documents and tokens that were read to their end
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def from_json(value: dict[str, Any]) -> LoaderState:
-        """The state that `to_json` gave."""
-        rows = tuple((documents, tokens) for documents, tokens in value.get("taken", ()))
-        return LoaderState(value["epoch"], value["place"], value["offset"], rows)
+    batches: list[Batch]  # micro-batches, of its own rows
+    labels: int  # that count, in the rows of all processes
+    left_out: int = 0  # tokens of documents that were cut, of all processes
 
 
-def shuffled(number: int, size: int, seed: int, epoch: int) -> int:
-    """Where `number` (0 <= number < size) goes in the permutation of range(size) named by seed and epoch."""
-    half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
-    mask = (1 << half) - 1
-    while True:
-        left, right = number >> half, number & mask
-        for turn in range(FEISTEL_ROUNDS):
-            mixed = xxhash.xxh3_64_intdigest(b"%d,%d,%d,%d" % (seed, epoch, turn, right))
-            left, right = right, left ^ (mixed & mask)
-        number = left << half | right
-        if number < size:
-            return number
+@dataclass(frozen=True)
+class Span:
+    """A piece of a document in a row: `shards.targets(document)[begin:end]`. Rows count from where reading began."""
+
+    row: int
+    document: int
+    begin: int
+    end: int
 
 
-class Natural:
-    """Documents as they lie there: all of them, in another order each epoch."""
+class Loader:
+    """An endless source of rows. `state` may be read, stored as JSON and set (to one of the same order) at any time."""
 
-    def __init__(self, shards: Shards, seed: int) -> None:
-        self._size, self._seed = shards.documents, seed
-
-    def first(self) -> LoaderState:
-        """Where a run begins."""
-        return LoaderState()
-
-    def document(self, state: LoaderState) -> int:
-        """The number of the document that is read at a state."""
-        return shuffled(state.place, self._size, self._seed, state.epoch)
-
-    def after(self, state: LoaderState, tokens: int) -> LoaderState:
-        """The state behind that document, which has so many tokens."""
-        last = state.place + 1 == self._size
-        return LoaderState(state.epoch + 1, 0) if last else LoaderState(state.epoch, state.place + 1)
-
-
-class Mixed:
-    """Documents by a mix: from the source that is furthest behind, in an order of its own, another one each epoch."""
-
-    def __init__(self, shards: Shards, seed: int, mix: Mix, tokens: int | None = None) -> None:
-        """`tokens`: of the whole run, which phases are shares of."""
-        available = shards.available()
-        wanted = shares(mix, available)
-        self.names, self._wanted = list(wanted), list(wanted.values())
-        assert tokens is not None or not mix.phases
-        self._phases = list[
-            tuple[float, list[float], list[float]]
-        ]()  # where it begins, its shares, what was due before it
-        begin, due = 0.0, [0.0] * len(self.names)
-        for part, given in phase_shares(mix, available):
-            current, size = [given.get(name, 0.0) for name in self.names], part * (tokens or 0)
-            self._phases.append((begin, current, due))
-            begin, due = begin + size, [old + size * share for old, share in zip(due, current, strict=True)]
-        self._numbers = [shards.numbers_of(name) for name in self.names]
-        self._seeds = [xxhash.xxh3_64_intdigest(name.encode(), seed) for name in self.names]  # not by place in the list
-        bound = mix.max_epochs
-        self._most = [None if bound is None else int(bound * len(numbers)) for numbers in self._numbers]
-
-    def first(self) -> LoaderState:
-        """Where a run begins."""
-        return LoaderState(taken=((0, 0),) * len(self.names))
-
-    def source(self, state: LoaderState) -> int:
-        """The number of the source whose turn it is."""
-        read = sum(tokens for _, tokens in state.taken)
-        _, wanted, due = next(phase for phase in reversed(self._phases) if phase[0] <= read)
-        named = [share > 0 for share in wanted]
-        open_ = [
-            there and (most is None or taken < most)
-            for there, (taken, _), most in zip(named, state.taken, self._most, strict=True)
-        ]
-        if not any(open_):  # the last step's rounding up
-            open_ = named
-        since = [tokens - before for (_, tokens), before in zip(state.taken, due, strict=True)]
-        return furthest_behind(since, wanted, open_)
-
-    def document(self, state: LoaderState) -> int:
-        """The number of the document that is read at a state."""
-        source = self.source(state)
-        numbers = self._numbers[source]
-        epoch, place = divmod(state.taken[source][0], len(numbers))
-        return int(numbers[shuffled(place, len(numbers), self._seeds[source], epoch)])
-
-    def after(self, state: LoaderState, tokens: int) -> LoaderState:
-        """The state behind that document, which has so many tokens."""
-        source, taken = self.source(state), list(state.taken)
-        taken[source] = (taken[source][0] + 1, taken[source][1] + tokens)
-        return LoaderState(state.epoch, state.place + 1, 0, tuple(taken))
-
-    def report(self, state: LoaderState) -> dict[str, dict[str, float]]:
-        """Of each source: the share that was wanted, the share of the tokens read, tokens, passes."""
-        whole = max(1, sum(tokens for _, tokens in state.taken))
-        return {
-            name: {"wanted": share, "share": tokens / whole, "tokens": tokens, "epochs": documents / len(numbers)}
-            for name, share, (documents, tokens), numbers in zip(
-                self.names, self._wanted, state.taken, self._numbers, strict=True
-            )
-        }
-
-
-class PackedLoader:
-    """An endless source of packed rows. `state` may be read, stored as JSON and given back at any time."""
+    truncated: bool
 
     def __init__(
         self,
@@ -182,35 +89,117 @@ class PackedLoader:
         mix: Mix | None = None,
         tokens: int | None = None,
     ) -> None:
-        """`tokens`: of the whole run; a mix with phases needs them. Raises ShardError for a split without a document."""
+        """`tokens`: of the whole run, rows x sequence_length; a mix with phases needs them. Raises ShardError for a split
+        without a document.
+        """
         if shards.target_tokens == 0:
             raise ShardError(f"{shards.folder}: the split {shards.split!r} holds no document; give more text")
-        self.shards, self.length, self.seed = shards, sequence_length, seed
-        self.order: Natural | Mixed = Natural(shards, seed) if mix is None else Mixed(shards, seed, mix, tokens)
+        self.shards, self.length, self.seed, self._made_with = shards, sequence_length, seed, (mix, tokens)
+        self.order: Natural | Mixed = (
+            Natural(shards, seed)
+            if mix is None
+            else Mixed(shards, seed, mix, tokens, sequence_length if self.truncated else None)
+        )
         self.state = state or self.order.first()
-        # the current document is kept between rows, so a row that continues it maps nothing again
-        self._held: LoaderState | None = None
-        self._document: npt.NDArray[Any] = shards.targets(0)
+        self._walk = Walk(shards, self.order, sequence_length, self.truncated)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # another process maps the files itself, at addresses of its own
+        return type(self), (self.shards, self.length, self.seed, self.state, *self._made_with)
+
+    def step(self, rows: int, micro: int, rank: int = 0, world: int = 1) -> Step:
+        """The rows of one step: `rows` in all, of which process `rank` of `world` gets its part, `micro` at a time.
+
+        The parts are equal and one behind the other (`world` divides `rows`); the last micro-batch is smaller where `micro`
+        does not divide a part. The state is that behind all the rows, for every process. Raises ShardError for a damaged index.
+        """
+        assert rows % world == 0 and 0 <= rank < world and micro > 0
+        own = rows // world
+        laid, self.state, labels, left_out = self._walk.read(self.state, rows, rank * own, own)
+        return Step([Batch(*laid[:, at : at + micro]) for at in range(0, own, micro)], labels, left_out)
 
     def next_batch(self, rows: int) -> Batch:
         """The next `rows` rows, read in order; row after row, the stream has no gap."""
-        batch = _empty(rows, self.length)
-        for row in range(rows):
-            self._fill(batch, row)
-        return batch
+        return self.step(rows, rows).batches[0]
 
-    def _fill(self, batch: Batch, row: int) -> None:
-        place, offset = replace(self.state, offset=0), self.state.offset
-        at = number = 0
-        while at < self.length:
-            if self._held != place:
-                self._document = self.shards.targets(self.order.document(place))
-                self._held = place
-            count = _lay(batch, row, at, self._document, offset, self.shards.start_id, number)
-            at, offset, number = at + count, offset + count, number + 1
-            if offset == len(self._document):
-                place, offset = self.order.after(place, offset), 0
-        self.state = replace(place, offset=offset)
+    def skip(self, rows: int) -> None:
+        """Pass over the next `rows` rows."""
+        _, self.state, _, _ = self._walk.read(self.state, rows, 0, 0)
+
+    def spans(self, state: LoaderState, rows: int) -> list[Span]:
+        """What stands in the `rows` rows behind a state, piece by piece. Nothing is moved, and no token is read."""
+        return _walk_plainly(self.shards, self.order, self.length, state, rows, self.truncated)[0]
+
+
+class PackedLoader(Loader):
+    """An endless source of packed rows: documents end to end."""
+
+    truncated = False
+
+
+class TruncatedLoader(Loader):
+    """An endless source of rows of one document each, cut or filled up; what is cut is counted (`Step.left_out`).
+
+    Padding is end-of-text with labels IGNORE, and in `documents` a number of its own. A document without a token has no row. With
+    a mix, shares are those of the labels, and phases are shares of the rows (on average, by the lengths of the documents).
+    """
+
+    truncated = True
+
+
+def open_loader(
+    packing: str,
+    shards: Shards,
+    sequence_length: int,
+    seed: int,
+    state: LoaderState | None = None,
+    mix: Mix | None = None,
+    tokens: int | None = None,
+) -> PackedLoader | TruncatedLoader:
+    """The loader of a packing, one of PACKINGS; the rest is as `Loader` has it."""
+    assert packing in PACKINGS
+    kind = PackedLoader if packing == "packed" else TruncatedLoader
+    return kind(shards, sequence_length, seed, state, mix, tokens)
+
+
+def _walk_plainly(
+    shards: Shards, order: Natural | Mixed, length: int, state: LoaderState, rows: int, truncated: bool
+) -> tuple[list[Span], LoaderState]:
+    """The pieces of documents in the next rows, and the state behind them: `walking.walk` in Python."""
+    spans, row, column = list[Span](), 0, 0
+    place, offset = replace(state, offset=0), state.offset
+    while row < rows:
+        number = order.document(place)
+        read = size = shards.length(number)
+        count = min(size - offset, length - column)
+        if count:
+            spans.append(Span(row, number, offset, offset + count))
+        column, offset = column + count, offset + count
+        if truncated and count:
+            column, offset, read = length, size, count
+        if offset == size:
+            place, offset = order.after(place, read), 0
+        if column == length:
+            row, column = row + 1, 0
+    return spans, replace(place, offset=offset)
+
+
+def plain_rows(loader: Loader, state: LoaderState, rows: int) -> tuple[Batch, LoaderState]:
+    """The rows behind a state, and the state behind them, in Python: the slow twin of `Loader.step`."""
+    shards, batch = loader.shards, _empty(rows, loader.length)
+    batch.inputs.fill(shards.end_id)
+    batch.labels.fill(IGNORE)
+    spans, state = _walk_plainly(shards, loader.order, loader.length, state, rows, loader.truncated)
+    row, at, number = -1, 0, 0
+    for span in spans:
+        at, number = (at, number + 1) if span.row == row else (0, 0)
+        row, document = span.row, shards.targets(span.document)
+        at += _lay(batch, row, at, document[: span.end], span.begin, shards.start_id, number)
+        if loader.truncated:
+            if span.end < len(document) and shards.scheme.closes:
+                batch.labels[row, at - 1] = shards.end_id
+            batch.positions[row, at:] = np.arange(loader.length - at)
+            batch.documents[row, at:] = 1
+    return batch, state
 
 
 def evaluation_batches(

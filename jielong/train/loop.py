@@ -1,10 +1,11 @@
-"""The training loop: take rows, forward and backward, step, then a few things once in a while.
+"""The training loop: take rows, forward and backward, decide, step, then a few things once in a while.
 
 Read from top to bottom: `plan` settles the arithmetic, `train` is the loop. What the loop can not import (validation and
-sampling are stages to its right) is passed in as functions.
+sampling are stages to its right) is passed in as functions. Every rank runs this same loop; they read the same stream of rows, each
+lays its own share (loader.py), and `world` adds up what they found.
 
-The loss of a step is the sum over all its labels divided by their number, over all micro-batches: never a mean of
-means. It is checked before the optimizer steps.
+The loss of a step is the sum over all its labels divided by their number, over all micro-batches and ranks: never a mean of
+means. Whether the step is taken is decided before the optimizer steps (guard.py).
 """
 
 from __future__ import annotations
@@ -13,27 +14,31 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 
-from jielong.errors import CheckpointError, RecipeError, TrainingError
-from jielong.metrics import JsonLines, keep_until
+from jielong.errors import CheckpointError, RecipeError, Stopped, TrainingError
+from jielong.model.config import Config as ModelConfig
 from jielong.model.transformer import CausalLM
-from jielong.progress import Progress, human_count, say
+from jielong.progress import human_count, say
 from jielong.tokenizer.folder import TokenizerFolder
 from jielong.tokenizer.shards.reading import Shards
 from jielong.train import checkpoints, mixing
 from jielong.train.config import Config
-from jielong.train.engine import TorchEngine
-from jielong.train.loader import LoaderState, Mixed, PackedLoader
+from jielong.train.engines.interface import Engine
+from jielong.train.guard import Guard, dump
+from jielong.train.keeping import Keeper
+from jielong.train.loader import Loader, LoaderState, Mixed, open_loader
+from jielong.train.logbook import Logbook
 from jielong.train.schedules import warmup_cosine
+from jielong.world import add_up, largest, told
 
-Validate = Callable[[TorchEngine], dict[str, float]]  # -> {"loss": nats a token, "bits_per_byte": ...}
+Validate = Callable[[CausalLM, AbstractContextManager[Any]], dict[str, float]]  # -> {"loss", "bits_per_byte"}
 Sample = Callable[[CausalLM, int], list[dict[str, Any]]]  # (model, step) -> [{"prompt", "text"}, ...]
 
 
@@ -46,31 +51,48 @@ class Plan:
     rows_per_micro_batch: int
     total_steps: int
     warmup_steps: int
+    processes: int = 1
 
     @property
     def tokens_per_step(self) -> int:
         return self.rows_per_step * self.sequence_length
 
+    @property
+    def micro_batches(self) -> int:
+        """How many of them a process takes in a step."""
+        return self.rows_per_step // self.processes // self.rows_per_micro_batch
+
     def describe(self) -> str:
+        each = f" in each of {self.processes} processes" if self.processes > 1 else ""
         return (
             f"{self.total_steps} steps of {self.rows_per_step} rows x {self.sequence_length} tokens, "
-            f"{self.rows_per_step // self.rows_per_micro_batch} micro-batch(es) a step, {self.warmup_steps} warm-up steps, "
+            f"{self.micro_batches} micro-batch(es) a step{each}, {self.warmup_steps} warm-up steps, "
             f"{human_count(self.total_steps * self.tokens_per_step)} tokens in all"
         )
 
 
-def plan(config: Config, longest: int, available: dict[str, int]) -> Plan:
-    """Derive a run's arithmetic. `longest`: the model's max_position_embeddings; `available`: tokens of each source.
+def plan(config: Config, longest: int, available: dict[str, int], processes: int = 1, documents: int = 0) -> Plan:
+    """Derive a run's arithmetic. `longest`: the model's max_position_embeddings; `available`: tokens of each source;
+    `documents`: how many there are, which are the rows of an epoch of truncated packing.
 
-    Raises RecipeError for a mix that the corpus cannot give.
+    Warm-up and total are counted in optimizer steps. Raises RecipeError for a mix that the corpus cannot give, and for a step that
+    cannot be divided among the processes.
     """
     length = config.sequence_length or longest
     rows = config.tokens_per_step // length
+    if rows % processes:
+        raise RecipeError(
+            f"train.tokens_per_step: a step of {rows} rows cannot be divided among {processes} processes, got "
+            f"{config.tokens_per_step}; for example {max(1, round(rows / processes)) * processes * length}"
+        )
     most = max(1, config.micro_batch_tokens // length)
-    micro = max(n for n in range(1, min(rows, most) + 1) if rows % n == 0)
+    mine = rows // processes
+    micro = max(n for n in range(1, min(mine, most) + 1) if mine % n == 0)
     budget = config.tokens
     if budget is None and config.mix is not None:
         budget = mixing.budget(config.mix, available)
+    if budget is None and config.packing == "truncated" and config.mix is None:
+        budget = math.ceil((config.epochs or 1.0) * documents) * length
     if budget is None:
         named = available if config.mix is None else mixing.shares(config.mix, available)
         budget = math.ceil((config.epochs or 1.0) * sum(available[name] for name in named))
@@ -80,15 +102,16 @@ def plan(config: Config, longest: int, available: dict[str, int]) -> Plan:
             f"train.mix.max_epochs: too small for the budget, got {config.mix.max_epochs:g} passes, which are "
             f"{mixing.most(config.mix, available):,.0f} tokens of {steps * rows * length:,}; raise it, or lower train.tokens"
         )
-    return Plan(length, rows, micro, steps, math.ceil(config.warmup_ratio * steps))
+    return Plan(length, rows, micro, steps, math.ceil(config.warmup_ratio * steps), processes)
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that `train` needs, apart from the model."""
+    """All that `train` needs, apart from the engine."""
 
     config: Config
     plan: Plan
+    model: ModelConfig
     folder: Path  # train/, where checkpoints, metrics and samples go
     shards: Shards
     tokenizer: TokenizerFolder
@@ -97,138 +120,272 @@ class Job:
     validate: Validate
     sample: Sample
 
+    def learning_rate(self, step: int) -> float:
+        """Of optimizer step 1 ... total_steps."""
+        peak, run = self.config.learning_rate, self.plan
+        floor = peak * self.config.min_learning_rate_ratio
+        return warmup_cosine(step, run.total_steps, run.warmup_steps, peak, floor)
 
-def train(job: Job, engine: TorchEngine) -> dict[str, Any]:
-    """Train to the end of the plan, from the newest checkpoint if there is one. Returns the counts for the manifest."""
-    config, run = job.config, job.plan
-    step, loader, before = _resume(job, engine)
-    seconds = before.get("seconds", 0.0)
-    floor = config.learning_rate * config.min_learning_rate_ratio
-    last_loss = before.get("loss", math.nan)
-    validated = before.get("validation", {"bits_per_byte": math.nan})
-    saved_at, started, spent = time.monotonic(), time.monotonic(), seconds
 
-    def save() -> Path:
-        metrics.sync()
-        samples.sync()
-        state = {"loader": loader.state.to_json(), "fingerprint": job.fingerprint, "seconds": seconds,
-                 "loss": last_loss, "validation": validated}  # fmt: skip
-        return checkpoints.save(engine, job.tokenizer, job.folder / "checkpoints", step, state, config.keep_checkpoints)
+@dataclass
+class Position:
+    """Where a run stands."""
 
-    checkpoint = checkpoints.newest(job.folder / "checkpoints")
+    step: int  # steps that are done
+    loader: Loader
+    guard: Guard
+    seconds: float = 0.0
+    loss: float | None = None  # the last one that was finite
+    validation: dict[str, float] = field(default_factory=lambda: {"bits_per_byte": math.nan})
+    validated_step: int = -1
+    started: float = field(default_factory=time.monotonic)  # when `seconds` was last brought up to date
+
+    def tick(self) -> float:
+        """Bring `seconds` up to date and return them."""
+        now = time.monotonic()
+        self.seconds, self.started = self.seconds + now - self.started, now
+        return self.seconds
+
+
+def train(job: Job, engine: Engine) -> dict[str, Any]:
+    """Train to the end of the plan, from the newest checkpoint if there is one. Returns the counts for the manifest.
+
+    Raises Stopped after SIGTERM and SIGINT, when everything is saved.
+    """
+    config, run, world = job.config, job.plan, engine.world
+    at = resume(job, engine)
     with (
-        JsonLines(job.folder / "metrics.jsonl") as metrics,
-        JsonLines(job.folder / "samples.jsonl") as samples,
-        Progress("train", run.total_steps * run.tokens_per_step, "tokens") as bar,
-        _graceful_stop() as stop,
+        Logbook(job.folder, world.first, at.step, run.total_steps, run.tokens_per_step) as log,
+        Keeper(config, job.model, job.tokenizer, job.folder / "checkpoints") as keeper,
+        graceful_stop() as stop,
     ):
-        bar.start_at(step * run.tokens_per_step)
-        if step == 0:  # what comes once in a while is tried at once: it fails in the first minute or not at all
-            before_training = job.validate(engine)
-            say(f"train: {before_training['bits_per_byte']:.4f} bits/byte before the first step")
-            for sample in job.sample(engine.model, 0) if config.sample_every_steps else []:
-                samples.write({"step": 0, **sample})
-        while step < run.total_steps:
-            step_started = time.monotonic()
-            step += 1
+        if at.step == 0:  # what comes once in a while is tried at once: it fails in the first minute or not at all
+            first_look(job, engine, at, keeper, log)
+        elif at.step < run.total_steps:
+            log.event(at.step, "resumed", f"going on from step {at.step} with {engine.describe()}")
+        saved_at = time.monotonic()
+        while at.step < run.total_steps:
+            step_started, step, before = time.monotonic(), at.step + 1, at.loader.state
 
             # forward and backward, a micro-batch at a time
-            loss, auxiliary, used = torch.zeros((), device=engine.device), torch.zeros((), device=engine.device), None
-            for _ in range(run.rows_per_step // run.rows_per_micro_batch):
-                losses = engine.forward(loader.next_batch(run.rows_per_micro_batch))
-                engine.backward((losses.cross_entropy + losses.auxiliary) / run.tokens_per_step)
-                loss += losses.cross_entropy.detach() / run.tokens_per_step
-                auxiliary += losses.auxiliary.detach() / run.tokens_per_step
+            rows = at.loader.step(run.rows_per_step, run.rows_per_micro_batch, world.rank, world.size)
+            waited = time.monotonic() - step_started
+            sums, used = torch.zeros(3, device=engine.device), None
+            sums[2] = float(stop())
+            for number, batch in enumerate(rows.batches, 1):
+                end = number == len(rows.batches)
+                losses = engine.forward(batch, end)
+                engine.backward((losses.cross_entropy + losses.auxiliary) / rows.labels, end)
+                sums[0] += losses.cross_entropy.detach() / rows.labels
+                sums[1] += losses.auxiliary.detach() / rows.labels
                 if losses.expert_use_LE is not None:
                     used = losses.expert_use_LE if used is None else used + losses.expert_use_LE
+            loss, auxiliary, stopping = add_up(world, sums).tolist()
+            used = None if used is None else add_up(world, used)
 
-            # the decision to step comes before the step
-            learning_rate = warmup_cosine(step, run.total_steps, run.warmup_steps, config.learning_rate, floor)
-            last_loss, norm = float(loss), engine.gradient_norm()
-            _check_finite(step, last_loss, norm, learning_rate)
-            engine.step(learning_rate)
-            if used is not None:
-                engine.balance(used)
+            # the decision to step comes before the step, and is the same on all ranks
+            learning_rate = job.learning_rate(step) * at.guard.state.rate
+            objection: list[str | None] = []
 
-            seconds = spent + time.monotonic() - started
-            rate = run.tokens_per_step / (time.monotonic() - step_started)
-            record = {"step": step, "tokens": step * run.tokens_per_step, "loss": last_loss,
-                      "learning_rate": learning_rate, "grad_norm": norm, "tokens_per_second": round(rate, 1),
-                      "seconds": round(seconds, 3)}  # fmt: skip
+            def take(norm: float, loss: float = loss, found: list[str | None] = objection) -> bool:
+                found.append(at.guard.objection(loss, norm))
+                return not bool(largest(world, torch.tensor([float(found[0] is not None)], device=engine.device)))
+
+            stepped = engine.step(learning_rate, take)
+            if stepped.taken:
+                at.guard.accept(loss, stepped.norm)
+                if used is not None:
+                    engine.balance(used)
+
+            at.step, at.loss = step, _number(loss) or at.loss
             last = step == run.total_steps
+            rate = run.tokens_per_step / (time.monotonic() - step_started)
+            record: dict[str, Any] = {"step": step, "tokens": step * run.tokens_per_step, "loss": _number(loss),
+                      "learning_rate": learning_rate, "grad_norm": _number(stepped.norm),
+                      "tokens_per_second": round(rate, 1), "seconds": round(at.tick(), 3),
+                      "loader_seconds": round(waited, 6)}  # fmt: skip
+            if used is not None or config.z_loss:
+                record["auxiliary_loss"] = _number(auxiliary)
             if used is not None:
-                record |= {"auxiliary_loss": float(auxiliary)} | _expert_record(
-                    used, step % config.log_every_steps == 0 or last
-                )
+                record |= _expert_record(used, step % config.log_every_steps == 0 or last)
+
+            if not stepped.taken:
+                record["skipped"] = why = objection[0] if objection else "the gradients overflowed float16"
+                back = _not_taken(job, at, log, stepped.overflow, why or "another rank refused", before, record)
+                if back:
+                    log.record(record, True)
+                    go_back(job, engine, at, keeper, log)
+                    continue
 
             if last or (config.evaluate_every_steps and step % config.evaluate_every_steps == 0):
-                validated = job.validate(engine)
-                record |= {"validation_loss": validated["loss"], "validation_bits_per_byte": validated["bits_per_byte"]}
+                validate(job, engine, at)
+                record |= {f"validation_{key}": at.validation[key] for key in ("loss", "bits_per_byte")}
             if config.sample_every_steps and (step % config.sample_every_steps == 0 or last):
-                for sample in job.sample(engine.model, step):
-                    samples.write({"step": step, **sample})
-            metrics.write(record)
-            bar.note(f"loss {last_loss:.3f}")
-            bar.advance(run.tokens_per_step)
-            if step % config.log_every_steps == 0 or last or "validation_loss" in record:
-                _log(record, run)
+                log.sample(step, _samples(job, engine, step))
+            log.record(record, step % config.log_every_steps == 0 or last or "validation_loss" in record)
 
             due = config.save_every_minutes and time.monotonic() - saved_at > 60 * config.save_every_minutes
-            by_step = config.save_every_steps and step % config.save_every_steps == 0
-            if due or by_step or last or stop():
-                seconds = spent + time.monotonic() - started
-                checkpoint, saved_at = save(), time.monotonic()
-            if stop():
-                raise KeyboardInterrupt(f"train: stopped after step {step}, saved; the same command goes on from there")
-    assert checkpoint is not None
-    mixed = {"mix": loader.order.report(loader.state)} if isinstance(loader.order, Mixed) else {}
-    for name, row in mixed.get("mix", {}).items():
-        say(f"train: {name}: {row['share']:.2%} of the tokens (wanted {row['wanted']:.2%}), {row['epochs']:.2f} passes")
-    return mixed | {
-        "steps": step,
-        "tokens": step * run.tokens_per_step,
-        "final_loss": last_loss,
-        "validation_bits_per_byte": validated["bits_per_byte"],
-        "device": str(engine.device),
-        "precision": engine.precision,
-        "tokens_per_second": step * run.tokens_per_step / max(seconds, 1e-9),
-        "train_seconds": seconds,
-        "checkpoint": f"checkpoints/{checkpoint.name}",
-    }
+            if world.size > 1 and config.save_every_minutes:
+                due = told(world, bool(due))  # clocks differ
+            if due or last or stopping or save_by_step(config, at, keeper):
+                save(job, engine, at, keeper, log)
+                saved_at = time.monotonic()
+            if stopping:
+                keeper.wait()
+                raise Stopped(f"train: stopped after step {step}, saved; the same command goes on from there")
+        keeper.wait()
+    return counts(job, at, engine.device.type, engine.precision)
 
 
-def _resume(job: Job, engine: TorchEngine) -> tuple[int, PackedLoader, dict[str, Any]]:
-    """Put the engine where the newest checkpoint was; returns step, loader and the checkpoint's state (empty: a new run).
+# ---------------------------------------------------------------------------------------- where a run stands
+
+
+def resume(job: Job, engine: Engine | None) -> Position:
+    """Put the engine where the newest checkpoint was, and say where the run stands.
 
     The model's weights were loaded from that checkpoint by the caller.
     """
     folder = job.folder / "checkpoints"
-    checkpoints.clean(folder)
     newest = checkpoints.newest(folder)
-    step, state, trainer = 0, None, {}
+    whole = job.plan.total_steps * job.plan.tokens_per_step
+    state, trainer = None, dict[str, Any]()
     if newest is not None:
         trainer = checkpoints.read_state(newest)
         if trainer["fingerprint"] != job.fingerprint:
             raise CheckpointError(f"{newest}: belongs to another recipe; move the folder {job.folder} away")
-        engine.load(newest / "trainer")
-        step, state = trainer["step"], LoaderState.from_json(trainer["loader"])
-        say(f"train: going on from {newest.name}")
-    else:
-        torch.manual_seed(job.seed)
-    for name in ("metrics.jsonl", "samples.jsonl"):
-        keep_until(job.folder / name, step)
-    whole = job.plan.total_steps * job.plan.tokens_per_step
-    loader = PackedLoader(job.shards, job.plan.sequence_length, job.seed, state, job.config.mix, whole)
-    return step, loader, trainer
+        if engine is not None:
+            engine.load(checkpoints.read_snapshot(newest, trainer, weights=False), weights=False)
+        state = LoaderState.from_json(trainer["loader"])
+    elif engine is not None:
+        torch.manual_seed(job.seed + engine.world.rank)
+    loader = open_loader(
+        job.config.packing, job.shards, job.plan.sequence_length, job.seed, state, job.config.mix, whole
+    )
+    guard = Guard(job.config.guard, job.model.vocabulary, trainer.get("guard"))
+    at = Position(trainer.get("step", 0), loader, guard)
+    if newest is not None:
+        at.seconds, at.loss = trainer["seconds"], trainer.get("loss")
+        at.validation = _measured(trainer.get("validation"))
+        at.validated_step = trainer.get("validated_step", -1)
+    return at
 
 
-def _check_finite(step: int, loss: float, norm: float, learning_rate: float) -> None:
-    """Stop before the optimizer step when loss or gradient norm is not a number."""
-    if not (math.isfinite(loss) and math.isfinite(norm)):
+def state_of(job: Job, at: Position) -> dict[str, Any]:
+    """What a checkpoint says of the run, beside what the engine gives."""
+    return {"loader": at.loader.state.to_json(), "fingerprint": job.fingerprint, "seconds": at.seconds,
+            "loss": at.loss, "validation": at.validation, "validated_step": at.validated_step,
+            "guard": at.guard.state.to_json()}  # fmt: skip
+
+
+def save(job: Job, engine: Engine, at: Position, keeper: Keeper, log: Logbook) -> None:
+    """Have a checkpoint written. All ranks call it."""
+    at.tick()
+    keeper.save(engine.snapshot, at.step, state_of(job, at), log.sync)
+
+
+def save_by_step(config: Config, at: Position, keeper: Keeper) -> bool:
+    """Whether the step's number, or its validation, asks for a checkpoint."""
+    every = (config.save_every_steps, config.keep_every_steps)
+    if any(steps and at.step % steps == 0 for steps in every):
+        return True
+    measured = at.validation["bits_per_byte"]
+    return config.keep_best and at.validated_step == at.step and (keeper.best is None or measured < keeper.best)
+
+
+def first_look(job: Job, engine: Engine, at: Position, keeper: Keeper, log: Logbook) -> None:
+    """Validation, samples and a checkpoint before the first step; going back needs one, too."""
+    validate(job, engine, at)
+    if log.writes:
+        say(f"train: {at.validation['bits_per_byte']:.4f} bits/byte before the first step")
+    if job.config.sample_every_steps:
+        log.sample(0, _samples(job, engine, 0))
+    save(job, engine, at, keeper, log)
+
+
+def validate(job: Job, engine: Engine, at: Position) -> None:
+    """Measure on held-out text; rank 0 does, all learn of it."""
+    with engine.whole() as model:
+        found = None if model is None else job.validate(model, engine.autocast())
+    at.validation, at.validated_step = _measured(told(engine.world, found)), at.step
+
+
+def _samples(job: Job, engine: Engine, step: int) -> list[dict[str, Any]]:
+    with engine.whole() as model:
+        return [] if model is None else job.sample(model, step)
+
+
+def counts(job: Job, at: Position, device: str, precision: str) -> dict[str, Any]:
+    """The counts of the manifest, when a run is done."""
+    run, order = job.plan, at.loader.order
+    mixed = {"mix": order.report(at.loader.state)} if isinstance(order, Mixed) else {}
+    for name, row in mixed.get("mix", {}).items():
+        say(f"train: {name}: {row['share']:.2%} of the tokens (wanted {row['wanted']:.2%}), {row['epochs']:.2f} passes")
+    newest = checkpoints.require_newest(job.folder / "checkpoints")
+    return mixed | {
+        "steps": at.step,
+        "tokens": at.step * run.tokens_per_step,
+        "final_loss": at.loss,
+        "validation_bits_per_byte": at.validation["bits_per_byte"],
+        "device": device,
+        "precision": precision,
+        "processes": run.processes,
+        "tokens_per_second": at.step * run.tokens_per_step / max(at.seconds, 1e-9),
+        "train_seconds": at.seconds,
+        "checkpoint": str(newest.relative_to(job.folder)),
+    }
+
+
+# ---------------------------------------------------------------------------------- what is out of the ordinary
+
+
+def _not_taken(
+    job: Job, at: Position, log: Logbook, overflow: bool, why: str, before: LoaderState, record: dict[str, Any]
+) -> bool:
+    """Write down a step that was not taken, and its text; returns whether the run must go back."""
+    if overflow:
+        log.event(at.step, "overflow", f"not taken, {why}; the loss scale is halved")
+        return False
+    path = job.folder / "spikes" / f"step-{at.step:08d}.jsonl"
+    log.event(at.step, "skipped", f"not taken, {why}; its text is in {path.relative_to(job.folder)}",
+              loss=record["loss"], grad_norm=record["grad_norm"])  # fmt: skip
+    if log.writes:
+        heading = {"step": at.step, "reason": why, "loss": record["loss"], "grad_norm": record["grad_norm"]}
+        dump(path, heading, at.loader.spans(before, job.plan.rows_per_step), job.shards, job.tokenizer)
+    return at.guard.hit(at.step)
+
+
+def go_back(job: Job, engine: Engine, at: Position, keeper: Keeper, log: Logbook) -> None:
+    """Back to the newest checkpoint, but not to its place in the data: what was read since is passed over.
+
+    Raises TrainingError when this has been tried too often.
+    """
+    keeper.wait()
+    folder = job.folder / "checkpoints"
+    newest = folder / told(engine.world, str(checkpoints.require_newest(folder).name))
+    state, left = checkpoints.read_state(newest), at.step
+    engine.load(checkpoints.read_snapshot(newest, state))
+    possible = at.guard.go_back(state["guard"], state["step"])
+    log.event(left, "rolled back", f"back to {newest.name}, the learning rate times {at.guard.state.rate:.4g}",
+              to_step=state["step"], rate=at.guard.state.rate)  # fmt: skip
+    if not possible:
         raise TrainingError(
-            f"train: step {step} is not finite, got loss {loss} and gradient norm {norm}; the weights before it are kept in "
-            f"the last checkpoint; lower train.learning_rate (it was {learning_rate:.2g}) or set train.precision to float32"
+            f"train: went back {job.config.guard.max_rollbacks} times to {newest.name} and the loss leaves its band again; "
+            f"train/history.jsonl and train/spikes say where; look at the text there, lower train.learning_rate, or raise "
+            "train.guard.loss_deviations"
         )
+    at.step, at.loss, at.validated_step = state["step"], state["loss"], state.get("validated_step", -1)
+    at.validation = _measured(state["validation"])
+    log.go_back(at.step)
+    save(job, engine, at, keeper, log)  # the place in the data and the count outlive a kill
+
+
+def _measured(found: dict[str, Any] | None) -> dict[str, float]:
+    """Figures of a validation; JSON has no word for those that are not finite."""
+    return {key: math.nan if value is None else value for key, value in (found or {"bits_per_byte": None}).items()}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _expert_record(used_LE: torch.Tensor, whole: bool) -> dict[str, Any]:
@@ -240,22 +397,12 @@ def _expert_record(used_LE: torch.Tensor, whole: bool) -> dict[str, Any]:
     return found | ({"expert_use": used_LE.tolist()} if whole else {})
 
 
-def _log(record: dict[str, Any], run: Plan) -> None:
-    """One line on the console."""
-    line = (
-        f"step {record['step']:>6}/{run.total_steps}  loss {record['loss']:.4f}  lr {record['learning_rate']:.2e}  "
-        f"norm {record['grad_norm']:.2f}  {human_count(record['tokens_per_second'])} tokens/s"
-    )
-    if "expert_share_max" in record:
-        line += f"  busiest expert {record['expert_share_max']:.0%}"
-    if "validation_bits_per_byte" in record:
-        line += f"  validation {record['validation_bits_per_byte']:.4f} bits/byte"
-    say(line)
-
-
 @contextmanager
-def _graceful_stop() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a request that the loop reads at the end of its step; a second one kills."""
+def graceful_stop() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a request that the loop reads in its next step; a second one kills.
+
+    Stopped, raised from inside, is given the exit status: 0 after SIGTERM (what asked for it starts the run again), else 130.
+    """
     asked: list[int] = []
     previous: dict[int, Any] = {}
 
@@ -270,6 +417,9 @@ def _graceful_stop() -> Iterator[Callable[[], bool]]:
         previous.clear()
     try:
         yield lambda: bool(asked)
+    except Stopped as stopped:
+        stopped.exit_code = 130 if signal.SIGINT in asked else 0
+        raise
     finally:
         _restore(previous)
 

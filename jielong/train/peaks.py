@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from jielong.train.engine import TorchEngine
+from jielong.train.engines.pytorch import TorchEngine
 from jielong.train.loader import Batch
 
 PHASES = ("forward", "backward", "step")
@@ -63,7 +63,6 @@ def _step(engine: TorchEngine, batches: Sequence[Batch], tokens: int, phase: Any
         with phase("jielong.backward"):
             engine.backward(part)
     with phase("jielong.step"):
-        engine.gradient_norm()
         engine.step(1e-4)
 
 

@@ -1,4 +1,4 @@
-"""The train stage: open shards and model, plan, hand over to the loop."""
+"""The train stage: open shards and model, plan, hand over to the loop, or to the engine that owns its loop."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jielong.errors import RecipeError
 from jielong.progress import say
 from jielong.runs import StageContext
 from jielong.tokenizer.folder import open_folder
 from jielong.tokenizer.shards.reading import Shards
 from jielong.train.config import Config
+from jielong.world import joined, own_device, this_world, told, wait
 
 if TYPE_CHECKING:
     from jielong.train.loop import Sample, Validate
 
-FORMAT = 2
+FORMAT = 3
 
 
 def inputs(config: Config, folder: Path) -> list[tuple[str, Path]]:
@@ -24,29 +26,55 @@ def inputs(config: Config, folder: Path) -> list[tuple[str, Path]]:
 
 
 def run(config: Config, context: StageContext, folder: Path, validate: Validate, sample: Sample) -> dict[str, Any]:
-    """Train in context.out (which keeps what an interrupted run left there); return the counts for the manifest."""
+    """Train in context.out (which keeps what an interrupted run left there); return the counts for the manifest.
+
+    Every process of a run calls it; rank 0 writes, and does first what all need.
+    """
     from jielong.model.hf import load_folder
     from jielong.runtime import choose_device
     from jielong.train import checkpoints
-    from jielong.train.engine import TorchEngine
+    from jielong.train.engines.opening import check_engine, open_engine
     from jielong.train.loop import Job, plan, train
 
+    world = this_world()
+    device = choose_device(config.device)  # before anything is moved: one that is not there is refused here
+    if world.size > 1 and device.type == "mps":
+        raise RecipeError(f"train.device: mps is one device, got {world.size} processes; start one process")
+    device = own_device(world, device)
+    check_engine(config)
     tokenizer = open_folder(context.run.stage("tokenizer"))
     shards = Shards(context.run.stage("tokenizer") / "shards", "train")
-    shards.verify()
     assert tokenizer.end_id == shards.end_id, "the shards were written with another end-of-text token"
     # what the model sees before a document, whatever the tokenizer's folder names, is the bos that checkpoints tell
     tokenizer = dataclasses.replace(tokenizer, start_id=shards.start_id)
-    choose_device(config.device)  # before anything is moved: a device that is not there is refused here
-    context.begin()
-    newest = checkpoints.newest(context.out / "checkpoints")
     built = context.run.manifest("model")
     assert built is not None, "the model stage runs first"
-    # config.json has no word for it: the kernel is the recipe's choice, not the checkpoint's
-    model = load_folder(newest or context.run.stage("model"), attention=built["section"]["attention"])
-    arithmetic = plan(config, model.config.max_position_embeddings, shards.available())
-    engine = TorchEngine(model, config)
-    kernel, why = engine.attention
-    say(f"train: {arithmetic.describe()}, {engine.precision} on {engine.device}, attention {kernel} ({why})")
-    job = Job(config, arithmetic, context.out, shards, tokenizer, context.seed, context.fingerprint, validate, sample)
-    return train(job, engine)
+    with joined(world, device):
+        newest = None
+        if world.first:
+            shards.verify()
+            context.begin()
+            checkpoints.clean(context.out / "checkpoints")
+            newest = checkpoints.choose(context.out / "checkpoints")
+        name = told(world, newest.name if newest is not None else None)
+        newest = context.out / "checkpoints" / name if name else None
+        # config.json has no word for it: the kernel is the recipe's choice, not the checkpoint's
+        model = load_folder(newest or context.run.stage("model"), attention=built["section"]["attention"])
+        longest = model.config.max_position_embeddings
+        arithmetic = plan(config, longest, shards.available(), world.size, shards.documents)
+        job = Job(config, arithmetic, model.config, context.out, shards, tokenizer, context.seed, context.fingerprint,
+                  validate, sample)  # fmt: skip
+        say(f"train: {arithmetic.describe()}")
+        if config.engine == "hf":
+            from jielong.train.engines.trainer import train_with_trainer
+
+            return train_with_trainer(job, model, world)
+        engine = open_engine(model, job, world)
+        kernel, why = engine.attention
+        say(f"train: {engine.describe()}, attention {kernel} ({why})")
+        try:
+            counts = train(job, engine)
+            wait(world)
+        finally:
+            engine.close()
+    return counts

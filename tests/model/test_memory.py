@@ -16,7 +16,7 @@ from jielong.model.cost import parameters
 from jielong.model.memory import Work, attention_kernel, inference_memory, training_memory
 from jielong.model.transformer import CausalLM
 from jielong.train.config import Config as TrainConfig
-from jielong.train.engine import TorchEngine
+from jielong.train.engines.pytorch import TorchEngine
 from jielong.train.loader import Batch
 from jielong.train.peaks import PHASES, measure_step
 

@@ -18,7 +18,7 @@ from jielong.model.attention import Kind, Sight, plain_attention, shifted_attent
 from jielong.model.config import Config
 from jielong.model.hf import to_hf_config
 from jielong.model.positions import inverse_frequencies, rotary, rotate
-from jielong.model.transformer import IGNORE, CausalLM, Context, RMSNorm, initialise
+from jielong.model.transformer import IGNORE, CausalLM, Context, RMSNorm, initialise, with_z_loss
 
 PART, LOGITS = 1e-5, 1e-4
 
@@ -256,6 +256,60 @@ def test_loss_by_hand_ignores_padding() -> None:
     labels = torch.tensor([[1, 2, IGNORE, 3]])
     loss = model.loss_sum(torch.zeros(1, 4, dtype=torch.long), labels, None, None)
     assert float(loss.detach()) == pytest.approx(3 * 4.574710978503383, rel=1e-6)
+
+
+def test_z_loss_by_hand() -> None:
+    """Two logits, 0 and ln 3: logsumexp is ln 4. Two labels that count cost 2 x 0.1 x (ln 4)^2, whatever they are."""
+    logits = torch.tensor([[0.0, 1.0986122886681098]]).repeat(3, 1).requires_grad_()
+    labels = torch.tensor([0, IGNORE, 1])
+    cross_entropy, z_loss = with_z_loss(logits, labels, 0.1)
+    assert cross_entropy.item() == pytest.approx(1.3862943611 + 0.2876820724, rel=1e-6)
+    assert z_loss.item() == pytest.approx(0.2 * 1.3862943611198906**2, rel=1e-6)
+    z_loss.backward()  # of weight x logsumexp^2: 2 x weight x logsumexp x softmax, here x (1/4, 3/4)
+    assert logits.grad is not None
+    slope = 0.2 * 1.3862943611198906
+    assert logits.grad.tolist() == [
+        pytest.approx(row, abs=1e-7) for row in ([slope / 4, slope * 3 / 4], [0, 0], [slope / 4, slope * 3 / 4])
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_z_loss_equals_its_plain_twin(dtype: torch.dtype) -> None:
+    """Taken from the cross-entropy, it is still logsumexp in float32: large logits in half precision too, which exp overflows."""
+    numbers = (torch.randn(20, 97, generator=torch.Generator().manual_seed(0)) * 40).to(dtype)
+    labels = ids(1, 20)[0]
+    labels[3] = IGNORE
+    assert numbers.half().exp().isinf().any()
+    ours, theirs = (numbers.clone().requires_grad_() for _ in range(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype != torch.float32):
+        cross_entropy, z_loss = with_z_loss(ours, labels, 1e-3)
+    twin_loss = torch.nn.functional.cross_entropy(theirs.float(), labels, ignore_index=IGNORE, reduction="sum")
+    twin_z = 1e-3 * (theirs.float().logsumexp(dim=-1).square() * (labels != IGNORE)).sum()
+    assert cross_entropy.item() == pytest.approx(twin_loss.item(), rel=1e-6)
+    assert z_loss.item() == pytest.approx(twin_z.item(), rel=1e-6)
+    (cross_entropy + z_loss).backward()
+    (twin_loss + twin_z).backward()
+    assert ours.grad is not None and theirs.grad is not None
+    assert ours.grad.dtype == dtype
+    assert (ours.grad - theirs.grad).abs().max() < (1e-6 if dtype == torch.float32 else 0.01)
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_experts": 4, "router_aux_loss_coef": 0.1}], ids=["dense", "experts"])
+def test_z_loss_is_trained_on_and_not_measured(changes: dict[str, Any]) -> None:
+    model, labels = make(vary(**changes)).train(), ids(seed=2)
+    labels[1, :5] = IGNORE
+    without = model.losses(ids(), labels, None, None)
+    model.z_loss = 0.01
+    found = model.losses(ids(), labels, None, None)
+    assert found.cross_entropy.item() == pytest.approx(without.cross_entropy.item(), rel=1e-6)
+    squares = model(ids()).logsumexp(dim=-1).square()[labels != IGNORE].sum().item()
+    assert found.auxiliary.item() - without.auxiliary.item() == pytest.approx(0.01 * squares, rel=1e-4)
+    assert found.expert_use_LE is None or found.expert_use_LE.equal(without.expert_use_LE)
+    found.auxiliary.backward()
+    assert model.lm_head.weight.grad is not None and model.lm_head.weight.grad.abs().max() > 0
+    assert model.eval().losses(ids(), labels, None, None).auxiliary.item() == pytest.approx(
+        without.auxiliary.item(), rel=1e-6
+    )
 
 
 def test_initialisation_is_seeded_and_scaled() -> None:

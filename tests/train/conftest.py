@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from jielong.model.config import Config as ModelConfig
-from jielong.model.transformer import CausalLM, initialise
+from jielong.model.transformer import CausalLM, Losses, initialise
 from jielong.tokenizer import bpe
 from jielong.tokenizer.config import Config as TokenizerConfig
 from jielong.tokenizer.folder import TokenizerFolder, open_folder
@@ -18,7 +17,7 @@ from jielong.tokenizer.shards.manifest import Scheme, write_manifest
 from jielong.tokenizer.shards.reading import Shards
 from jielong.tokenizer.shards.writing import ShardWriter
 from jielong.train.config import Config
-from jielong.train.engine import TorchEngine
+from jielong.train.engines.pytorch import TorchEngine
 from jielong.train.loop import Job, plan, train
 
 TEXTS = [f"第{n}条新闻：中国人民今天很高兴，因为天气{'很好' if n % 2 else '不错'}，温度是{n}度。" for n in range(60)]
@@ -50,41 +49,51 @@ def model(tokenizer: TokenizerFolder) -> CausalLM:
 
 
 RunTraining = Callable[..., dict[str, Any]]
+SETTINGS = {"tokens": 12 * 64, "tokens_per_step": 64, "micro_batch_tokens": 64, "learning_rate": 0.01,
+            "precision": "float32", "evaluate_every_steps": None, "sample_every_steps": None}  # fmt: skip
+
+
+def make_job(corpus: Path, folder: Path, shape: ModelConfig = SHAPE, processes: int = 1, **settings: Any) -> Job:
+    """A run of a few steps in a folder. Validation says 1 bit a byte; there are no samples."""
+    config = Config.model_validate(SETTINGS | settings)
+    shards, tokenizer = Shards(corpus / "shards", "train"), open_folder(corpus)
+    longest = shape.max_position_embeddings
+    arithmetic = plan(config, longest, shards.available(), processes, shards.documents)
+    return Job(config, arithmetic, shape.with_vocab(tokenizer.size), folder, shards, tokenizer, 1, "fingerprint",
+               lambda model, autocast: {"loss": 1.0, "bits_per_byte": 1.0}, lambda model, step: [])  # fmt: skip
+
+
+def make_model(job: Job) -> CausalLM:
+    """The job's newest whole checkpoint, or a fresh model."""
+    from jielong.model.hf import load_folder
+    from jielong.train.checkpoints import choose, clean
+
+    clean(job.folder / "checkpoints")
+    checkpoint = choose(job.folder / "checkpoints")
+    if checkpoint is not None:
+        return load_folder(checkpoint)
+    model = CausalLM(job.model)
+    initialise(model, 1)
+    return model
 
 
 @pytest.fixture
-def run_training(corpus: Path, tokenizer: TokenizerFolder) -> RunTraining:
+def run_training(corpus: Path) -> RunTraining:
     """Train in a folder with some settings, from its newest checkpoint if there is one."""
 
     def run(folder: Path, fail_at: int | None = None, shape: ModelConfig = SHAPE, **settings: Any) -> dict[str, Any]:
-        from jielong.model.hf import load_folder
-        from jielong.train.checkpoints import newest
-
-        table = {"tokens": 12 * 64, "tokens_per_step": 64, "micro_batch_tokens": 64, "learning_rate": 0.01,
-                 "precision": "float32", "evaluate_every_steps": None, "sample_every_steps": None} | settings  # fmt: skip
-        config = Config.model_validate(table)
-        shards = Shards(corpus / "shards", "train")
-        checkpoint = newest(folder / "checkpoints")
-        if checkpoint is not None:
-            model = load_folder(checkpoint)
-        else:
-            model = CausalLM(shape.with_vocab(tokenizer.size))
-            initialise(model, 1)
-        engine = TorchEngine(model, config)
+        job = make_job(corpus, folder, shape, **settings)
+        engine = TorchEngine(make_model(job), job.config)
         if fail_at is not None:
             forward, count = engine.forward, [0]
 
-            def failing(batch: Any) -> torch.Tensor:
+            def failing(batch: Any, last: bool = True) -> Losses:
                 count[0] += 1
                 if count[0] == fail_at:
                     raise RuntimeError("injected fault")
-                return forward(batch)
+                return forward(batch, last)
 
             engine.forward = failing  # type: ignore[method-assign]
-        available = {name: row["tokens"] for name, row in shards.by_source.items()}
-        arithmetic = plan(config, shape.max_position_embeddings, available)
-        job = Job(config, arithmetic, folder, shards, tokenizer, 1, "fingerprint",
-                  lambda engine: {"loss": 1.0, "bits_per_byte": 1.0}, lambda model, step: [])  # fmt: skip
         return train(job, engine)
 
     return run

@@ -14,7 +14,7 @@ from jielong.model.transformer import CausalLM
 from jielong.tokenizer.folder import TokenizerFolder
 from jielong.train import checkpoints
 from jielong.train.config import Config
-from jielong.train.engine import TorchEngine
+from jielong.train.engines.pytorch import TorchEngine
 from tests.train.conftest import RunTraining
 
 
@@ -31,53 +31,84 @@ def test_opens_in_hugging_face_with_equal_logits(run_training: RunTraining, tmp_
     assert text.startswith("中国人民今天")
 
 
-def test_rotation_keeps_the_newest(run_training: RunTraining, tmp_path: Path) -> None:
-    run_training(tmp_path, save_every_steps=2, keep_checkpoints=3)
-    names = [path.name for path in checkpoints.checkpoints(tmp_path / "checkpoints")]
-    assert names == ["step-00000008", "step-00000010", "step-00000012"]
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == names  # and nothing hidden is left
+STATE = {"fingerprint": "x", "loader": {}, "seconds": 0.0}
 
 
 def test_a_full_disk_leaves_the_previous_one_whole(
     model: CausalLM, tokenizer: TokenizerFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = TorchEngine(model, Config(precision="float32"))
-    ids = torch.zeros(1, 4, dtype=torch.long)
-    engine.backward(model.loss_sum(ids, ids, None, None))
-    engine.step(0.1)
-    checkpoints.save(engine, tokenizer, tmp_path, 1, {"fingerprint": "x", "loader": {}, "seconds": 0.0}, keep=1)
+    checkpoints.save(engine.snapshot(), model.config, tokenizer, tmp_path, 1, STATE)
 
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "write_checksums", full)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoints.save(engine, tokenizer, tmp_path, 2, {"fingerprint": "x", "loader": {}, "seconds": 0.0}, keep=1)
+    for step in (1, 2):  # a new one, and one that would replace it
+        with pytest.raises(OSError, match="No space left"):
+            checkpoints.save(engine.snapshot(), model.config, tokenizer, tmp_path, step, STATE)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     assert checkpoints.read_state(tmp_path / "step-00000001")["step"] == 1
 
 
-def test_damage_is_named(run_training: RunTraining, tmp_path: Path) -> None:
-    run_training(tmp_path)
-    folder = checkpoints.newest(tmp_path / "checkpoints")
-    assert folder is not None
-    optimizer = folder / "trainer" / "optimizer.safetensors"
-    data = bytearray(optimizer.read_bytes())
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 8
-    optimizer.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"optimizer\.safetensors: damaged, its checksum differs"):
-        run_training(tmp_path)
-    optimizer.unlink()
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "trainer/optimizer.safetensors", "trainer/state.json", None])
+def test_a_damaged_newest_one_falls_back(
+    name: str | None, run_training: RunTraining, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run goes on from the one before, says so, keeps the damaged one, and ends as if nothing had happened."""
+    run_training(tmp_path / "unbroken", save_every_steps=5)
+    with pytest.raises(RuntimeError, match="injected fault"):
+        run_training(tmp_path / "broken", fail_at=12, save_every_steps=5, keep_checkpoints=3)
+    newest = checkpoints.newest(tmp_path / "broken" / "checkpoints")
+    assert newest is not None and newest.name == "step-00000010"
+    if name is None:
+        (newest / "trainer" / "random.safetensors").unlink()
+    else:
+        damage(newest / name)
+    capsys.readouterr()
+    run_training(tmp_path / "broken", save_every_steps=5)
+    said = capsys.readouterr().err
+    assert "warning" in said and "kept as damaged-step-00000010" in said
+    assert (tmp_path / "broken" / "checkpoints" / "damaged-step-00000010").is_dir()
+    ends = [tmp_path / kind / "checkpoints" / "step-00000012" for kind in ("unbroken", "broken")]
+    for file in ("model.safetensors", "trainer/optimizer.safetensors"):
+        assert ends[0].joinpath(file).read_bytes() == ends[1].joinpath(file).read_bytes()
+
+
+def test_all_damaged_is_an_error(run_training: RunTraining, tmp_path: Path) -> None:
+    run_training(tmp_path, keep_checkpoints=2)
+    for path in checkpoints.checkpoints(tmp_path / "checkpoints"):
+        damage(path / "trainer" / "optimizer.safetensors")
+    with pytest.raises(CheckpointError, match=r"checksum differs.*no older checkpoint is left; to start anew, move"):
+        checkpoints.choose(tmp_path / "checkpoints")
+    assert checkpoints.choose(tmp_path / "nowhere") is None
+
+
+def test_what_is_missing_is_named(run_training: RunTraining, tmp_path: Path) -> None:
+    run_training(tmp_path)
+    folder = checkpoints.require_newest(tmp_path / "checkpoints")
+    (folder / "trainer" / "optimizer.safetensors").unlink()
     with pytest.raises(CheckpointError, match="missing from the checkpoint"):
         checkpoints.read_state(folder)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoints.read_snapshot(folder, {})
 
 
-def test_clean_removes_what_a_kill_left(tmp_path: Path) -> None:
-    for name in (".step-00000005.partial", ".step-00000003.old", "step-00000004"):
+def test_clean_removes_what_a_kill_left_and_brings_back_what_it_hid(tmp_path: Path) -> None:
+    for name in (".step-00000005.partial", ".step-00000003.gone", "step-00000004", ".step-00000004.old",
+                 ".step-00000006.old"):  # fmt: skip
         (tmp_path / name).mkdir()
     checkpoints.clean(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]
-    assert checkpoints.checkpoints(tmp_path / "nowhere") == [] and checkpoints.newest(tmp_path / "nowhere") is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-00000006"]
+    assert checkpoints.newest(tmp_path / "nowhere") is None and checkpoints.checkpoints(tmp_path / "nowhere") == []
+    checkpoints.delete(tmp_path / "step-00000004")
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000006"]
 
 
 def test_no_pickle_is_written(run_training: RunTraining, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_one_budget() -> None:
         ({"tokens_per_step": 1000}, "must be a multiple of the sequence length 512, got 1000; for example 1024"),
         ({"learning_rate": "1e-3"}, "must be a number"),
         ({"learning_rat": 1.0}, "did you mean learning_rate"),
-        ({"precision": "fp16"}, "must be 'auto', 'bfloat16' or 'float32'"),
+        ({"precision": "fp16"}, "must be 'auto', 'bfloat16', 'float16', 'float32', 'tf32' or 'fp8'"),
     ],
 )
 def test_what_does_not_fit(table: dict[str, object], message: str) -> None:

@@ -1,8 +1,10 @@
-"""Packed rows against rows laid by hand, the shuffle, the state, and the evaluation batches."""
+"""Rows against rows laid by hand, their division among processes, the state, and the evaluation batches."""
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,24 @@ from jielong.model.transformer import CausalLM, initialise
 from jielong.tokenizer.shards.manifest import Scheme, write_manifest
 from jielong.tokenizer.shards.reading import Shards
 from jielong.tokenizer.shards.writing import ShardWriter
-from jielong.train.loader import IGNORE, LoaderState, PackedLoader, evaluation_batches, shuffled
+from jielong.tokenizer.shards.views import TruncatedRows
+from jielong.train.loader import (
+    IGNORE,
+    PACKINGS,
+    Batch,
+    Loader,
+    LoaderState,
+    Mixed,
+    PackedLoader,
+    Span,
+    TruncatedLoader,
+    evaluation_batches,
+    open_loader,
+)
+from jielong.train.mixing import Mix
+from tests.tokenizer.shards.documents import SCHEMES
+from tests.tokenizer.shards.documents import make as make_of
+from tests.train.loaders import LOADERS, same
 
 END = 0
 
@@ -95,20 +114,123 @@ def test_state_goes_on_exactly(tmp_path: Path) -> None:
         )  # stopped and started
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 1000])
-def test_shuffle_is_a_permutation(size: int) -> None:
-    order = [shuffled(n, size, seed=1, epoch=0) for n in range(size)]
-    assert sorted(order) == list(range(size))
-    if size >= 16:
-        assert order != [shuffled(n, size, seed=1, epoch=1) for n in range(size)]
-        assert order != [shuffled(n, size, seed=2, epoch=0) for n in range(size)]
+@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize(("world", "micro"), [(1, 12), (1, 5), (2, 1), (3, 2), (4, 3), (12, 1)])
+def test_every_division_reads_the_same_rows(tmp_path: Path, kind: type[Loader], world: int, micro: int) -> None:
+    """Twelve rows of one process, in the same order for any number of processes and any size of a micro-batch."""
+    shards = make(tmp_path, [[n + 1] * (n % 7) for n in range(40)])
+    loaders = [kind(shards, 5, seed=3) for _ in range(world)]
+    whole, left_out = kind(shards, 5, seed=3), 0
+    for _ in range(6):
+        expected, state = whole.next_batch(12), whole.state
+        steps = [loader.step(12, micro, rank, world) for rank, loader in enumerate(loaders)]
+        parts = [batch for step in steps for batch in step.batches]
+        assert [len(step.batches) for step in steps] == [-(-12 // world // micro)] * world
+        assert all(len(batch.inputs) <= micro for batch in parts)
+        same(Batch(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Batch))), expected)
+        assert {step.labels for step in steps} == {int((expected.labels != IGNORE).sum())}
+        assert len({step.left_out for step in steps}) == 1
+        assert all(loader.state == state for loader in loaders)
+        left_out += steps[0].left_out
+    assert (left_out > 0) == (kind is TruncatedLoader)
 
 
-def test_shuffle_looks_random() -> None:
-    """Neighbours do not stay neighbours, and the order is not correlated with the old one (|r| < 4/sqrt(n))."""
-    order = np.array([shuffled(n, 4000, seed=7, epoch=3) for n in range(4000)])
-    assert abs(np.corrcoef(order, np.arange(4000))[0, 1]) < 4 / np.sqrt(4000)
-    assert (np.abs(np.diff(order)) == 1).mean() < 0.01
+@pytest.mark.parametrize("kind", LOADERS)
+def test_another_number_of_processes_goes_on_with_the_same_rows(tmp_path: Path, kind: type[Loader]) -> None:
+    shards = make(tmp_path, [[n + 1] * (n % 7) for n in range(40)])
+    whole, old = kind(shards, 5, seed=3), kind(shards, 5, seed=3)
+    old.step(8, 2, rank=1, world=4)
+    news = [kind(shards, 5, 3, LoaderState.from_json(old.state.to_json())) for _ in range(2)]
+    whole.skip(8)
+    assert whole.state == old.state
+    parts = [loader.step(8, 4, rank, 2).batches[0].labels for rank, loader in enumerate(news)]
+    assert np.array_equal(np.concatenate(parts), whole.next_batch(8).labels)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_truncated_rows_are_those_of_the_view(tmp_path: Path, name: str) -> None:
+    """One document a row, each once in an epoch, as `TruncatedRows` lays it; one without a token has no row."""
+    rows = [[10 + n] * (n % 7) for n in range(21)]
+    shards = make_of(tmp_path, rows, SCHEMES[name])
+    loader, view = TruncatedLoader(shards, 4, seed=2), TruncatedRows(shards, 4)
+    there = [number for number in range(shards.documents) if shards.length(number)]
+    spans = loader.spans(loader.state, len(there))
+    assert sorted(span.document for span in spans) == there and [span.row for span in spans] == [*range(len(there))]
+    step = loader.step(len(there), len(there))
+    for number, span in enumerate(spans):
+        for field in fields(Batch):
+            found = getattr(step.batches[0], field.name)[number]
+            assert found.tolist() == getattr(view[span.document], field.name).tolist(), field.name
+    assert (step.labels, step.left_out) == (view.supervised, view.left_out)
+    loader.skip(len(there))
+    behind = loader.order.document(loader.state)
+    assert loader.state.epoch == 2 or not shards.length(behind)  # the last ones may be empty
+
+
+def test_truncated_by_hand(tmp_path: Path) -> None:
+    """[11 12 13 14] and its end in rows of 3: the end stands where 13 was, and 13 and 14 are left out. [21] is filled up."""
+    loader = TruncatedLoader(make(tmp_path, [[11, 12, 13, 14], [21]]), 3, seed=1)
+    step = loader.step(2, 2)
+    [batch] = step.batches
+    long, short = np.argsort(batch.labels[:, 0]).tolist()
+    assert batch.labels[long].tolist() == [11, 12, 0] and batch.labels[short].tolist() == [21, 0, IGNORE]
+    assert batch.inputs[long].tolist() == [0, 11, 12] and batch.inputs[short].tolist() == [0, 21, 0]
+    assert batch.positions[long].tolist() == [0, 1, 2] and batch.positions[short].tolist() == [0, 1, 0]
+    assert batch.documents[long].tolist() == [0, 0, 0] and batch.documents[short].tolist() == [0, 0, 1]
+    assert (step.labels, step.left_out, loader.state) == (5, 2, LoaderState(1))
+
+
+def test_truncated_shares_are_those_of_the_labels(tmp_path: Path) -> None:
+    """Half of the labels from short documents, half from long ones that are cut, in rows that are as many as it takes."""
+    with ShardWriter(tmp_path, "train", Scheme(50, END), 900, ("short", "long")) as writer:
+        for n in range(300):
+            writer.add(["x"], [[1] * 4 if n % 3 else [2] * 60], ["short" if n % 3 else "long"])
+    write_manifest(tmp_path, Scheme(50, END), {"train": writer.summary()})
+    loader = TruncatedLoader(Shards(tmp_path, "train"), 20, 1, mix=Mix(weights={"short": 1, "long": 1}))
+    labels = loader.next_batch(200).labels
+    assert (labels[:, 0] == 1).sum() * 5 == pytest.approx((labels[:, 0] == 2).sum() * 20, abs=20)
+    assert isinstance(loader.order, Mixed)
+    assert loader.order.report(loader.state)["long"]["share"] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_spans_say_what_stood_in_the_rows(tmp_path: Path, kind: type[Loader]) -> None:
+    """Read again from a state that was kept: the labels of the rows are those of the pieces, and nothing is moved."""
+    shards = make(tmp_path, [[n + 1] * (n % 7) for n in range(40)])
+    loader = kind(shards, 5, seed=3)
+    loader.skip(7)
+    kept = loader.state
+    batch, after = loader.next_batch(9), loader.state
+    spans = loader.spans(kept, 9)
+    assert loader.state == after and {span.row for span in spans} == set(range(9))
+    for row in range(9):
+        texts = [shards.targets(span.document)[span.begin : span.end].tolist() for span in spans if span.row == row]
+        found = batch.labels[row][batch.labels[row] != IGNORE].tolist()
+        expected = [token for text in texts for token in text]
+        assert found[:-1] == expected[:-1] and (found[-1] == expected[-1] or kind is TruncatedLoader)
+
+
+def test_spans_by_hand(tmp_path: Path) -> None:
+    """[11 12 13] and its end, for ever, in rows of 5."""
+    loader = PackedLoader(make(tmp_path, [[11, 12, 13]]), 5, seed=1)
+    expected = [Span(0, 0, 0, 4), Span(0, 0, 0, 1), Span(1, 0, 1, 4), Span(1, 0, 0, 2)]
+    assert loader.spans(loader.state, 2) == expected
+
+
+def test_a_copy_for_another_process_goes_on(tmp_path: Path) -> None:
+    shards = make(tmp_path, [[n + 1] * (n % 7) for n in range(40)])
+    for loader in (PackedLoader(shards, 5, 3), TruncatedLoader(shards, 5, 3, mix=Mix(temperature=1))):
+        loader.skip(3)
+        other = copy.copy(loader)
+        same(other.next_batch(4), loader.next_batch(4))
+        assert other.state == loader.state
+
+
+def test_the_packing_is_chosen(tmp_path: Path) -> None:
+    shards = make(tmp_path, [[1, 2]])
+    assert type(open_loader("packed", shards, 4, 1)) is PackedLoader
+    assert type(open_loader("truncated", shards, 4, 1)) is TruncatedLoader
+    assert PACKINGS == ("packed", "truncated")
 
 
 def test_evaluation_by_hand(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 from jielong.model.config import Config as ModelConfig
 from jielong.model.transformer import CausalLM, initialise
 from jielong.train.config import Config
-from jielong.train.engine import TorchEngine
+from jielong.train.engines.pytorch import TorchEngine
 from jielong.train.optimizers import CLEX_RATE, adamw, parameter_groups
 
 SHAPE = ModelConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)

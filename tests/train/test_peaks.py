@@ -10,7 +10,7 @@ from jielong.model.config import Config as ModelConfig
 from jielong.model.cost import parameters
 from jielong.model.transformer import CausalLM
 from jielong.train.config import Config
-from jielong.train.engine import TorchEngine
+from jielong.train.engines.pytorch import TorchEngine
 from jielong.train.loader import Batch
 from jielong.train.peaks import Peaks, measure_step
 

@@ -37,7 +37,7 @@ def context(corpus: Path, tmp_path: Path) -> StageContext:
 
 def go(context: StageContext, **settings: Any) -> dict[str, Any]:
     config = Config.model_validate({"tokens": 320, "tokens_per_step": 32, "device": "cpu"} | settings)
-    return run(config, context, Path(), lambda engine: {"loss": 2.0, "bits_per_byte": 1.5},
+    return run(config, context, Path(), lambda model, autocast: {"loss": 2.0, "bits_per_byte": 1.5},
                lambda model, step: [{"prompt": "中国", "text": "人民"}])  # fmt: skip
 
 

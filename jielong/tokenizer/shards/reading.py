@@ -85,6 +85,17 @@ class Shards:
         """Token ids of a document that are predicted: all but a stored start id."""
         return self.document(number)[self._skipped :]
 
+    def length(self, number: int) -> int:
+        """Tokens of a document that are predicted; reads two numbers of the index and nothing of the document."""
+        file, local = self._place(number)
+        return int(self._offsets[file][local + 1]) - int(self._offsets[file][local]) - self._skipped
+
+    def maps(self) -> Iterator[tuple[int, npt.NDArray[Any], npt.NDArray[np.int64]]]:
+        """Of each file its first document's number, its ids, and where each document starts in them (documents + 1): the
+        memory maps themselves, for compiled code that reads them where they lie.
+        """
+        return zip(self._first.tolist(), self._bins, self._offsets, strict=False)  # the first one past the end is left out
+
     @property
     def target_tokens(self) -> int:
         """The tokens of all documents that are predicted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,10 @@ def test_every_document_comes_back(tmp_path: Path, name: str, chunks: int, shard
     assert [document.tolist() for document in shards] == rows
     targets = [row[1:] if scheme.start_id == START else row for row in rows]
     assert [shards.targets(n).tolist() for n in range(5)] == targets
+    assert [shards.length(n) for n in range(5)] == [len(row) for row in targets]
+    mapped = [(first + n, ids[start:end].tolist()) for first, ids, starts in shards.maps()
+              for n, (start, end) in enumerate(pairwise(starts.tolist()))]  # fmt: skip
+    assert mapped == list(enumerate(rows))
     assert shards.target_tokens == sum(map(len, targets)) == shards.available()["text"]
     assert shards.start_id == (START if scheme.start_id == START else scheme.end_id)
     assert [shards.document_bytes(n) for n in range(5)] == [len(text.encode()) for text, _ in DOCUMENTS]

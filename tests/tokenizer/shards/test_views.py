@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from jielong.tokenizer.shards.reading import Shards
 from jielong.tokenizer.shards.views import IGNORE, HfDataset, PackedRows, Row, TruncatedRows
 from jielong.train.loader import PackedLoader
+from jielong.train.shuffling import shuffled
 from tests.tokenizer.shards.documents import END, SCHEMES, make, stored
 
 ROWS = st.lists(st.lists(st.integers(4, 99), max_size=9), min_size=1, max_size=8)
@@ -101,10 +102,12 @@ def test_packed_rows_are_those_of_a_loop(
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_packed_rows_are_the_loader_s(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same rows as training reads, when its order is the stored one."""
-    monkeypatch.setattr("jielong.train.loader.shuffled", lambda number, *_: number)
-    shards = make(tmp_path, [[n + 4] * (n % 5 + 1) for n in range(20)], SCHEMES[name])
-    packed, loader = PackedRows(shards, 6), PackedLoader(shards, 6, seed=1)
+    """The same rows as training reads, when documents lie so that its order puts them into the one of the view."""
+    rows = [[n + 4] * (n % 5 + 1) for n in range(20)]
+    turned = dict(zip((shuffled(place, 20, 1, 0) for place in range(20)), rows, strict=True))
+    shards = make(tmp_path / "a", rows, SCHEMES[name])
+    loader = PackedLoader(make(tmp_path / "b", [turned[n] for n in range(20)], SCHEMES[name]), 6, seed=1)
+    packed = PackedRows(shards, 6)
     for number in range(shards.target_tokens // 6):
         batch, row = loader.next_batch(1), packed[number]
         for ours, theirs in zip(

@@ -1,0 +1,35 @@
+"""Which engine a recipe asks for. Each is imported only when it is wanted."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+from jielong.errors import MissingExtraError
+from jielong.train.config import Config
+from jielong.world import World
+
+if TYPE_CHECKING:
+    from jielong.model.transformer import CausalLM
+    from jielong.train.engines.interface import Engine
+    from jielong.train.loop import Job
+
+PACKAGES = {"deepspeed": "deepspeed", "hf": "accelerate"}  # what an engine needs beside the base installation
+
+
+def check_engine(config: Config) -> None:
+    """Raises MissingExtraError for an engine whose package is not installed."""
+    package = PACKAGES.get(config.engine)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise MissingExtraError(package, config.engine, f'by train.engine = "{config.engine}"')
+
+
+def open_engine(model: CausalLM, job: Job, world: World) -> Engine:
+    """The engine of a recipe, around a model whose weights are in place. All ranks call it."""
+    if job.config.engine == "deepspeed":
+        from jielong.train.engines.zero import DeepSpeedEngine
+
+        return DeepSpeedEngine(model, job.config, world, job.plan)
+    from jielong.train.engines.pytorch import TorchEngine
+
+    return TorchEngine(model, job.config, world)

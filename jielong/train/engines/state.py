@@ -1,0 +1,84 @@
+"""What all engines do to state in the same way: names of optimizer tensors, random generators, copies on the host.
+
+Optimizer state is kept as tensors with the parameter's name in the key (`exp_avg.model.norm.weight`), so it is readable by
+anybody, needs no pickle, and does not depend on how an engine groups or shards parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+import xxhash
+from torch import Tensor, nn
+
+from jielong.errors import CheckpointError
+from jielong.runtime import random_state, restore_random_state
+from jielong.world import World, collected
+
+
+class HostCopies:
+    """Copies of tensors in host memory that is taken once and used again: page-locked for a GPU, so that copies are fast.
+
+    The copies of one call are good until the next one.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def copy(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        """Copies by name. Every tensor is done when this returns."""
+        found, cuda = {}, False
+        for name, tensor in tensors:
+            held = self._held.get(name)
+            if held is None or held.shape != tensor.shape or held.dtype != tensor.dtype:
+                held = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+                self._held[name] = held
+            held.copy_(tensor.detach(), non_blocking=True)
+            found[name], cuda = held, cuda or tensor.is_cuda
+        if cuda:
+            torch.cuda.synchronize()
+        return found
+
+
+def by_parameter(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, dict[str, Tensor]]:
+    """Optimizer state of each parameter, by kind, from tensors named `kind.parameter`.
+
+    Raises CheckpointError for a parameter without any.
+    """
+    found: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition(".")
+        if name in found:
+            found[name][kind] = tensor
+    missing = [name for name, state in found.items() if not state]
+    if missing and tensors:
+        raise CheckpointError(f"checkpoint: no optimizer state for {missing[0]}; delete that checkpoint")
+    return found if tensors else {}
+
+
+def random_of_all(world: World, device: torch.device) -> dict[str, Tensor]:
+    """The generators' states of all ranks, on rank 0: "cpu.0", "cuda.0", "cpu.1", ..."""
+    return {
+        f"{kind}.{rank}": tensor
+        for kind, state in random_state(device).items()
+        for rank, tensor in enumerate(collected(world, state))
+    }
+
+
+def restore_random(world: World, device: torch.device, saved: Mapping[str, Tensor]) -> None:
+    """Put this rank's generators back. A rank that was not there gets one of its own, made from rank 0's."""
+    mine = {kind: saved[f"{kind}.{world.rank}"] for kind in ("cpu", "cuda") if f"{kind}.{world.rank}" in saved}
+    if "cpu" in mine:
+        restore_random_state(mine, device)
+    elif "cpu.0" in saved:
+        torch.manual_seed(xxhash.xxh3_64_intdigest(saved["cpu.0"].numpy().tobytes(), world.rank) >> 1)
+
+
+def state_tensors(
+    model: nn.Module, state_of: Mapping[Tensor, Mapping[str, object]]
+) -> Iterable[tuple[str, Tensor]]:
+    """The tensors of an optimizer's state by name, `kind.parameter`. Parameters without state have none."""
+    for name, parameter in model.named_parameters():
+        for kind, value in state_of.get(parameter, {}).items():
+            yield f"{kind}.{name}", torch.as_tensor(value)

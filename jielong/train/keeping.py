@@ -1,0 +1,104 @@
+"""Which checkpoints are written and which stay, and a thread that writes them beside the training.
+
+Training waits only for the copy of the state to host memory; files are written, flushed, summed and renamed by the thread.
+One checkpoint is on its way at a time: a second one waits for the first, so at most two lie in memory, the one that is
+written and the running state. What the thread could not do (a full disk) is raised by the next call, in the training's own thread.
+
+What stays: the newest `keep_checkpoints`; with `keep_best` the one with the lowest validation bits per byte that was measured
+at its own step; those of every `keep_every_steps`. The rest is deleted when a new one is whole, never before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+
+from jielong.model.config import Config as ModelConfig
+from jielong.tokenizer.folder import TokenizerFolder
+from jielong.train import checkpoints
+from jielong.train.config import Config
+from jielong.train.engines.interface import Snapshot
+
+
+class Keeper:
+    """Writes the checkpoints of a run, a context manager: leaving it waits for what is on its way."""
+
+    def __init__(self, config: Config, model: ModelConfig, tokenizer: TokenizerFolder, folder: Path) -> None:
+        """folder: of all checkpoints of the run."""
+        self.config, self.model, self.tokenizer, self.folder = config, model, tokenizer, folder
+        self._thread = ThreadPoolExecutor(1, "checkpoint") if config.async_checkpoints else None
+        self._going: Future[Path] | None = None
+        self.best = self._best()
+
+    def save(self, take: Callable[[], Snapshot], step: int, state: dict[str, Any], before: Callable[[], None]) -> None:
+        """Take a snapshot once the one before is on disk, and have it written.
+
+        before: called before the checkpoint becomes visible (records of the run must be on disk by then).
+        Raises what the writing of the one before, or of this one without a thread, has raised.
+        """
+        self.wait()
+        validated = (state.get("validation") or {}).get("bits_per_byte")
+        if state.get("validated_step") == step and validated is not None:
+            self.best = min(self.best, validated) if self.best is not None else validated
+        snapshot = take()
+        if not snapshot.weights:  # not rank 0
+            return
+
+        def work() -> Path:
+            before()
+            path = checkpoints.save(snapshot, self.model, self.tokenizer, self.folder, step, state)
+            self._rotate()
+            return path
+
+        if self._thread is None:
+            work()
+        else:
+            self._going = self._thread.submit(work)
+
+    def wait(self) -> None:
+        """Until the last checkpoint is on disk. Raises what went wrong with it."""
+        going, self._going = self._going, None
+        if going is not None:
+            going.result()
+
+    def _best(self) -> float | None:
+        found = [value for path in checkpoints.checkpoints(self.folder) if (value := _validated(path)) is not None]
+        return min(found, default=None)
+
+    def _rotate(self) -> None:
+        """Delete what need not stay."""
+        found = checkpoints.checkpoints(self.folder)
+        stay = set(found[-self.config.keep_checkpoints :])
+        if self.config.keep_every_steps is not None:
+            stay |= {path for path in found if checkpoints.step_of(path) % self.config.keep_every_steps == 0}
+        if self.config.keep_best:
+            measured = {path: value for path in found if (value := _validated(path)) is not None}
+            stay |= {min(measured, key=lambda path: measured[path])} if measured else set()
+        for path in found:
+            if path not in stay:
+                checkpoints.delete(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            if self._thread is not None:
+                self._thread.shutdown(wait=True)
+
+
+def _validated(checkpoint: Path) -> float | None:
+    """The validation bits per byte that were measured at a checkpoint's own step."""
+    try:
+        state = orjson.loads((checkpoint / checkpoints.TRAINER / checkpoints.STATE).read_bytes())
+        measured = state["validation"]["bits_per_byte"] if state.get("validated_step") == state["step"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return measured if isinstance(measured, float) else None

@@ -1,0 +1,113 @@
+"""What a run writes down: every step, every sample, everything out of the ordinary. Rank 0 writes; the others do nothing.
+
+    metrics.jsonl     one record a step, in order, each step once
+    samples.jsonl     continuations of the sample prompts
+    history.jsonl     what happened: resumed, overflow, skipped, rolled back, stopped; with the reason and the numbers
+    discarded.jsonl   records of steps that the run went back behind
+    spikes/           the text of every step that was not taken
+
+Metrics and samples after the newest checkpoint are cut off when a killed run goes on: those steps are made again. The history is
+only ever added to.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+from jielong.metrics import JsonLines, keep_until, read_jsonl
+from jielong.progress import Progress, human_count, say
+
+METRICS, SAMPLES, HISTORY, DISCARDED = "metrics.jsonl", "samples.jsonl", "history.jsonl", "discarded.jsonl"
+
+
+class Logbook:
+    """The files of a run and its progress bar, a context manager."""
+
+    def __init__(self, folder: Path, writes: bool, step: int, total_steps: int, tokens_per_step: int) -> None:
+        """Cut the files back to what the checkpoint of `step` saw, and open them."""
+        self.folder, self.writes = folder, writes
+        self.total_steps, self.tokens_per_step = total_steps, tokens_per_step
+        self._bar = Progress("train", total_steps * tokens_per_step, "tokens")
+        self._bar.start_at(step * tokens_per_step)
+        if writes:
+            keep_until(folder / METRICS, step)
+            keep_until(folder / SAMPLES, step)
+            self._open()
+
+    def _open(self) -> None:
+        self._metrics, self._samples, self._history = (
+            JsonLines(self.folder / name) for name in (METRICS, SAMPLES, HISTORY)
+        )
+
+    def __enter__(self) -> Self:
+        if self.writes:
+            self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.writes:
+            self._bar.__exit__(*error)
+            for file in (self._metrics, self._samples, self._history):
+                file.__exit__(*error)
+
+    def record(self, record: dict[str, Any], to_console: bool) -> None:
+        """A step is done."""
+        if not self.writes:
+            return
+        self._metrics.write(record)
+        if record["loss"] is not None:
+            self._bar.note(f"loss {record['loss']:.3f}")
+        self._bar.advance(self.tokens_per_step)
+        if to_console:
+            say(console_line(record, self.total_steps))
+
+    def sample(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Continuations that the model wrote."""
+        for row in rows if self.writes else []:
+            self._samples.write({"step": step, **row})
+
+    def event(self, step: int, event: str, text: str, **more: Any) -> None:
+        """Something out of the ordinary; `text` is said to the person who watches, too."""
+        if self.writes:
+            self._history.write({"step": step, "event": event, "text": text, **more})
+            say(f"train: step {step}: {text}")
+
+    def go_back(self, step: int) -> None:
+        """The run goes back to a step: records after it are moved to discarded.jsonl."""
+        if not self.writes:
+            return
+        self.sync()
+        later = [record for record in read_jsonl(self.folder / METRICS) if record["step"] > step]
+        with JsonLines(self.folder / DISCARDED) as file:
+            for record in later:
+                file.write(record)
+        for open_file in (self._metrics, self._samples, self._history):
+            open_file.__exit__()
+        keep_until(self.folder / METRICS, step)
+        keep_until(self.folder / SAMPLES, step)
+        self._open()
+        self._bar.advance(-self.tokens_per_step * len(later))
+
+    def sync(self) -> None:
+        """Put everything written so far on disk."""
+        if self.writes:
+            for file in (self._metrics, self._samples, self._history):
+                file.sync()
+
+
+def console_line(record: dict[str, Any], total_steps: int) -> str:
+    """A step's record in one line."""
+    loss = "not finite" if record["loss"] is None else f"{record['loss']:.4f}"
+    norm = "not finite" if record["grad_norm"] is None else f"{record['grad_norm']:.2f}"
+    line = (
+        f"step {record['step']:>6}/{total_steps}  loss {loss}  lr {record['learning_rate']:.2e}  "
+        f"norm {norm}  {human_count(record['tokens_per_second'])} tokens/s"
+    )
+    if "skipped" in record:
+        line += "  not taken"
+    if "expert_share_max" in record:
+        line += f"  busiest expert {record['expert_share_max']:.0%}"
+    if "validation_bits_per_byte" in record:
+        line += f"  validation {record['validation_bits_per_byte']:.4f} bits/byte"
+    return line

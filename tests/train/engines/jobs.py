@@ -1,0 +1,35 @@
+"""A tiny job from a folder, the same in every process, and what a run has written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jielong.metrics import read_jsonl
+from jielong.model.config import Config as ModelConfig
+from jielong.model.transformer import CausalLM
+from jielong.train.loop import Job
+from jielong.world import World
+from tests.train.conftest import SHAPE, make_job, make_model
+
+
+def tiny_job(
+    corpus: Path, folder: Path, world: World, shape: ModelConfig = SHAPE, **settings: Any
+) -> tuple[Job, CausalLM]:
+    """A job of 20 steps of 4 rows of 16 tokens on the CPU unless the settings say otherwise, and its model: the newest
+    checkpoint's in `folder`, or the one that every process makes from the same seed.
+
+    corpus: what the fixture of that name gives.
+    """
+    job = make_job(corpus, folder, shape, world.size, **({"tokens": 20 * 64, "device": "cpu"} | settings))
+    return job, make_model(job)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """What a run wrote of each of its steps."""
+    return read_jsonl(folder / "metrics.jsonl")
+
+
+def losses(folder: Path) -> list[float]:
+    """The loss of each step."""
+    return [record["loss"] for record in records(folder)]

@@ -1,0 +1,103 @@
+"""The guard by hand: what is a hit, when a run goes back, at which rate, and what it writes down."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import orjson
+import pytest
+
+from jielong.tokenizer.folder import TokenizerFolder
+from jielong.tokenizer.shards.reading import Shards
+from jielong.train.config import Guard as Config
+from jielong.train.guard import Guard, dump
+from jielong.train.loader import Span
+
+
+def settled(**settings: float) -> Guard:
+    """After 16 steps with losses 3.9, 4.0, 4.1, ... (median 4.0, deviation 0.1) and norms around 1."""
+    guard = Guard(Config.model_validate({"window": 16, **settings}), 1000)
+    for n in range(16):
+        guard.accept(4.0 + 0.1 * (n % 3 - 1), 1.0 + 0.1 * (n % 3 - 1))
+    return guard
+
+
+def test_limits_by_hand() -> None:
+    """The last four of 16 losses are 3.9, 4.0, 4.1, 3.9: median 3.95. Of 15 differences ten are 0.1 and five 0.2: median 0.1."""
+    loss, norm = settled().limits()
+    assert loss == pytest.approx(3.95 + 8 * 0.1 * 1.4826 / math.sqrt(2)) and norm == pytest.approx(10.0)
+    flat = Guard(Config(window=16), 1000)
+    for _ in range(16):
+        flat.accept(2.0, 0.5)
+    assert flat.limits() == (pytest.approx(2 + 8 * 0.04), pytest.approx(5.0))  # 2 % of the median at least
+
+
+def test_a_falling_loss_does_not_widen_the_band() -> None:
+    guard = Guard(Config(window=16), 1000)
+    for n in range(16):
+        guard.accept(8.0 - 0.3 * n, 1.0)
+    assert guard.limits()[0] == pytest.approx(3.95 + 8 * 0.3 * 1.4826 / math.sqrt(2))  # the last: 4.4, 4.1, 3.8, 3.5
+
+
+def test_what_is_a_hit() -> None:
+    guard = settled()
+    assert guard.objection(4.5, 2.0) is None
+    assert guard.objection(6.0, 2.0) == "loss 6 is above 4.789"
+    assert guard.objection(4.0, 11.0) == "gradient norm 11 is above 10"
+    assert guard.objection(math.nan, 1.0) == "loss is nan" and guard.objection(4.0, math.inf) == "gradient norm is inf"
+
+
+def test_before_there_is_a_band() -> None:
+    """The first loss may be three times ln(1000), later ones 1.5 times the largest so far; any finite norm is right."""
+    guard = Guard(Config(window=64), 1000)
+    assert guard.objection(3 * math.log(1000) - 0.1, 1e9) is None
+    assert guard.objection(3 * math.log(1000) + 0.1, 1.0) is not None
+    guard.accept(7.0, 1.0)
+    assert guard.objection(10.4, 50.0) is None and guard.objection(10.6, 1.0) is not None
+    for _ in range(15):
+        guard.accept(7.0, 1.0)
+    assert guard.limits()[1] == 10.0  # a quarter of the window
+
+
+def test_switched_off_only_what_is_not_finite_is_refused() -> None:
+    guard = settled(enabled=False)
+    assert guard.objection(1e6, 1e6) is None and guard.objection(math.inf, 1.0) == "loss is inf"
+
+
+def test_hits_that_are_near_lead_back() -> None:
+    guard = settled(hits=3)
+    assert [guard.hit(step) for step in (10, 20, 45, 50)] == [False, False, False, False]
+    assert guard.hit(60)  # 45, 50, 60: within 20 steps
+
+
+def test_going_back_again_lowers_the_rate() -> None:
+    guard = settled(max_rollbacks=4)
+    kept = guard.state.to_json()
+    rates = []
+    for _ in range(4):
+        assert guard.go_back(kept, 100)
+        rates.append(guard.state.rate)
+    assert rates == [1.0, 0.5, 0.125, 1 / 64]
+    assert guard.state.losses == kept["losses"] and guard.state.hits == []
+    assert guard.go_back(kept, 200) and guard.state.rate == 1 / 64  # another checkpoint: counted anew, the rate stays
+    assert not Guard(Config(max_rollbacks=1), 10, {"rolled_to": 5, "rollbacks": 1}).go_back(kept, 5)
+
+
+def test_the_state_is_json() -> None:
+    guard = settled()
+    guard.hit(7)
+    again = Guard(guard.config, 1000, orjson.loads(orjson.dumps(guard.state.to_json())))
+    assert again.state == guard.state and again.limits() == guard.limits()
+
+
+def test_the_dump_is_readable_text(corpus: Path, tokenizer: TokenizerFolder, tmp_path: Path) -> None:
+    shards = Shards(corpus / "shards", "train")
+    ids = shards.targets(3)
+    spans = [Span(0, 3, 0, len(ids)), Span(1, 5, 2, 6)]
+    for _ in range(2):  # the same step again is added
+        dump(tmp_path / "spikes" / "step.jsonl", {"step": 4, "reason": "loss is nan"}, spans, shards, tokenizer)
+    lines = [orjson.loads(line) for line in (tmp_path / "spikes" / "step.jsonl").read_bytes().splitlines()]
+    assert len(lines) == 6 and lines[3:] == lines[:3]
+    assert lines[0]["reason"] == "loss is nan" and lines[1]["text"].startswith("第3条新闻：中国人民")
+    assert lines[2]["text"] == tokenizer.decode(shards.targets(5)[2:6].tolist()) and lines[2]["begin"] == 2
