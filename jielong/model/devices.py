@@ -6,7 +6,7 @@ From data sheets (NVIDIA; dense figures, without structured sparsity; half preci
     A100 SXM 80 GB       A100 Tensor Core GPU data sheet, 2022
     H100, H200 SXM       H100 and H200 Tensor Core GPU data sheets, 2023 and 2024 (their figures with sparsity, halved)
 "GB" of memory are GiB there. `float32` is what the ordinary units do, which is what torch uses unless TF32 is allowed
-(torch.backends.cuda.matmul.allow_tf32, off by default and in our engine); `tf32` is there to be compared.
+by train.precision = "tf32"; `fp8` is that of the linear layers alone.
 
 Assumptions, ours, each of which a plan names and its caller can replace:
     utilisation  share of the peak that training of a small model reaches: eager PyTorch with fused attention, no fp8. The
@@ -49,6 +49,7 @@ class Device:
     price: float  # an hour, assumption
     usable: float = USABLE  # assumption
     capability: int = 8  # CUDA's compute capability, its first number: it decides which kernels there are
+    fp8: float | None = None
 
     @property
     def usable_bytes(self) -> int:
@@ -57,7 +58,8 @@ class Device:
 
     def peak(self, precision: str) -> float:
         """FLOP/s of matrix products in a precision. Raises InputError for one that the device does not have."""
-        speed = {"bfloat16": self.bfloat16, "float16": self.float16, "float32": self.float32}[precision]
+        speed = {"bfloat16": self.bfloat16, "float16": self.float16, "float32": self.float32, "tf32": self.tf32,
+                 "fp8": self.fp8}[precision]  # fmt: skip
         if speed is None:
             raise InputError(
                 f"train.precision: {self.name} has no {precision} arithmetic, got {precision!r}; use auto or float32, or plan "
@@ -66,26 +68,27 @@ class Device:
         return speed
 
     def best_precision(self) -> str:
-        """What `train.precision = "auto"` takes on it: bfloat16 where it is fast, else float32."""
-        fast = self.bfloat16 is not None and self.bfloat16 > self.float32
-        return "bfloat16" if fast else "float32"
+        """What `train.precision = "auto"` takes on it: bfloat16 where it is fast, else float16 on CUDA, else float32."""
+        if self.bfloat16 is not None and self.bfloat16 > self.float32:
+            return "bfloat16"
+        faster = self.kind == "cuda" and self.float16 is not None and self.float16 > self.float32
+        return "float16" if faster else "float32"
 
 
 PRESETS = {
     device.name: device
     for device in (
         Device("rtx-3090", "cuda", 24 * GIB, 71 * TERA, 71 * TERA, 35.6 * TERA, 35.6 * TERA, 936e9, 0.45, 0.25),
-        Device("rtx-4090", "cuda", 24 * GIB, 165.2 * TERA, 165.2 * TERA, 82.6 * TERA, 82.6 * TERA, 1008e9, 0.40, 0.45),
+        Device("rtx-4090", "cuda", 24 * GIB, 165.2 * TERA, 165.2 * TERA, 82.6 * TERA, 82.6 * TERA, 1008e9, 0.40, 0.45,
+               fp8=330.3 * TERA),
         Device("v100-32g", "cuda", 32 * GIB, None, 125 * TERA, 15.7 * TERA, None, 900e9, 0.35, 0.40, capability=7),
         Device("a100-80g", "cuda", 80 * GIB, 312 * TERA, 312 * TERA, 19.5 * TERA, 156 * TERA, 2039e9, 0.40, 1.50),
-        Device(
-            "h100", "cuda", 80 * GIB, 989 * TERA, 989 * TERA, 67 * TERA, 494 * TERA, 3350e9, 0.30, 2.50, capability=9
-        ),
-        Device(
-            "h200", "cuda", 141 * GIB, 989 * TERA, 989 * TERA, 67 * TERA, 494 * TERA, 4800e9, 0.30, 3.00, capability=9
-        ),
+        Device("h100", "cuda", 80 * GIB, 989 * TERA, 989 * TERA, 67 * TERA, 494 * TERA, 3350e9, 0.30, 2.50,
+               capability=9, fp8=1979 * TERA),
+        Device("h200", "cuda", 141 * GIB, 989 * TERA, 989 * TERA, 67 * TERA, 494 * TERA, 4800e9, 0.30, 3.00,
+               capability=9, fp8=1979 * TERA),
     )
-}
+}  # fmt: skip
 NAMES = (*PRESETS, "cpu")
 
 

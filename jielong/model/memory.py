@@ -51,7 +51,7 @@ class Work:
 
     rows: int
     length: int
-    precision: str = "float32"  # or bfloat16, float16: autocast
+    precision: str = "float32"  # or tf32; bfloat16, float16, fp8 (taken for bfloat16): autocast
     device: str = "cpu"  # or cuda
     document_mask: bool = True
     accumulates: bool = False  # whether gradients of an earlier micro-batch of the step are there already
@@ -71,7 +71,7 @@ class Work:
     @property
     def item(self) -> int:
         """Bytes of a number that a projection reads or writes."""
-        return FLOAT if self.precision == "float32" else HALF
+        return FLOAT if self.precision in ("float32", "tf32") else HALF
 
 
 @dataclass(frozen=True)

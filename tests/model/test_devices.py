@@ -27,12 +27,19 @@ def test_faster_generations_are_faster() -> None:
 
 def test_a_device_without_bfloat16() -> None:
     volta = find_device("v100-32g")
-    assert volta.best_precision() == "float32"
+    assert volta.best_precision() == "float16"
     assert volta.peak("float16") > volta.peak("float32")
     with pytest.raises(
         InputError, match=r"train\.precision: v100-32g has no bfloat16 arithmetic, got 'bfloat16'; use auto"
     ):
         volta.peak("bfloat16")
+
+
+def test_tf32_and_fp8_are_where_the_hardware_has_them() -> None:
+    assert [device.name for device in PRESETS.values() if device.fp8] == ["rtx-4090", "h100", "h200"]
+    assert PRESETS["h100"].peak("fp8") > PRESETS["h100"].peak("bfloat16") > PRESETS["h100"].peak("tf32")
+    with pytest.raises(InputError, match="a100-80g has no fp8 arithmetic"):
+        PRESETS["a100-80g"].peak("fp8")
 
 
 def test_an_unknown_device() -> None:

@@ -177,7 +177,7 @@ def test_a_recipe_without_a_model() -> None:
 
 def test_bfloat16_where_there_is_none() -> None:
     volta = find_device("v100-32g")
-    assert plan_run(sections(), volta).precision == "float32"
+    assert plan_run(sections(), volta).precision == "float16"
     with pytest.raises(InputError, match=r"train\.precision: v100-32g has no bfloat16 arithmetic"):
         plan_run(changed(tokens=1000, precision="bfloat16"), volta)
 
