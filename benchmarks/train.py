@@ -132,8 +132,9 @@ def time_ours(
     engine = TorchEngine(model, config)
     with tempfile.TemporaryDirectory() as out, contextlib.redirect_stderr(io.StringIO()):
         job = Job(
-            config, plan(config, options.length, shards.tokens), Path(out), shards, open_folder(run.stage("tokenizer")), SEED,
-            "benchmark", lambda engine: {"loss": 0.0, "bits_per_byte": 0.0}, lambda model, step: [],
+            config, plan(config, options.length, shards.available()), model.config, Path(out), shards,
+            open_folder(run.stage("tokenizer")), SEED, "benchmark",
+            lambda model, autocast: {"loss": 0.0, "bits_per_byte": 0.0}, lambda model, step: [],
         )  # fmt: skip
         train(job, engine)
         rows = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -97,6 +97,8 @@ def default(info: FieldInfo) -> str:
         return "**required**"
     if info.default is None:
         return "*none*"
+    if isinstance(info.default, Section):
+        return "its defaults"
     value = list(info.default) if isinstance(info.default, tuple) else info.default
     if isinstance(value, list) and value and isinstance(value[0], Section):
         return ", ".join(f"`{row.step}`" for row in value)  # type: ignore[attr-defined]

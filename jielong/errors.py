@@ -69,7 +69,7 @@ class DiskError(JielongError):
     """The disk is full or cannot be written."""
 
 
-class Stopped(KeyboardInterrupt):  # noqa: N818  # no error: what was asked for has been done
+class Stopped(KeyboardInterrupt):  # no error: what was asked for has been done
     """A run was asked to stop, and has saved everything; `exit_code` is 0 where who asked will start it again."""
 
     exit_code = 130

@@ -183,3 +183,31 @@ def test_memory_is_what_was_predicted(tmp_path: Path) -> None:
     )  # fmt: skip
     rows = orjson.loads((tmp_path / "r.json").read_bytes())["rows"]
     assert rows and all(abs(row["predicted"]["peak"] / row["measured"]["peak"] - 1) < 0.1 for row in rows)
+
+
+@pytest.mark.slow
+def test_the_loader_beside_a_step(tmp_path: Path) -> None:
+    """Every side has a row, and a step is the whole of a step."""
+    text, chance = tmp_path / "text.jsonl", random.Random(1)
+    characters = "的了是在有和人不一为中与也大上国我以要他时来用们生到作地于出就分对成会可主发年动同工能下过子说产种面而方后多定行学"
+    with text.open("wb") as file:
+        for _ in range(600):
+            file.write(orjson.dumps({"text": "".join(chance.choices(characters, k=chance.randint(4, 400)))}) + b"\n")
+    subprocess.run(
+        [sys.executable, "benchmarks/loader.py", "--text", str(text), "--vocabulary", "300", "--length", "64", "--rows", "256",
+         "--step-rows", "32", "--shard-tokens", "20000", "--tokens-per-step", "128", "--repeats", "2", "--workers", "0",
+         "--set", "hidden_size=64", "--set", "num_attention_heads=2", "--set", "num_key_value_heads=1",
+         "--set", "num_hidden_layers=2", "--out", str(tmp_path / "r.json")],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    rows = {row["side"]: row for row in orjson.loads((tmp_path / "r.json").read_bytes())["rows"]}
+    orders = ("natural order", "mix", "truncated")
+    assert set(rows) == {
+        *(f"compiled, {order}, 1 of {world}" for order in orders for world in (1, 8)),
+        *(f"plain, {order}" for order in orders),
+        "cold, natural order, 1 of 1",
+        "DataLoader, 0 workers",
+        "training step",
+    }
+    assert rows["training step"]["share_of_step"] == 1
+    assert all(row["tokens_per_second"] > 0 and row["share_of_device"] > 0 for row in rows.values())

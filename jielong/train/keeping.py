@@ -2,7 +2,9 @@
 
 Training waits only for the copy of the state to host memory; files are written, flushed, summed and renamed by the thread.
 One checkpoint is on its way at a time: a second one waits for the first, so at most two lie in memory, the one that is
-written and the running state. What the thread could not do (a full disk) is raised by the next call, in the training's own thread.
+written and the running state. A full disk is no reason to throw hours away: it is said, the checkpoints before stay, training
+goes on, and the next one is tried; only at its end, or when it is asked to stop, does a run fail for it. Anything else that the
+thread could not do is raised by the next call, in the training's own thread.
 
 What stays: the newest `keep_checkpoints`; with `keep_best` the one with the lowest validation bits per byte that was measured
 at its own step; those of every `keep_every_steps`. The rest is deleted when a new one is whole, never before.
@@ -17,7 +19,9 @@ from typing import Any, Self
 
 import orjson
 
+from jielong.errors import DiskError, explain_os_error
 from jielong.model.config import Config as ModelConfig
+from jielong.progress import say
 from jielong.tokenizer.folder import TokenizerFolder
 from jielong.train import checkpoints
 from jielong.train.config import Config
@@ -38,9 +42,16 @@ class Keeper:
         """Take a snapshot once the one before is on disk, and have it written.
 
         before: called before the checkpoint becomes visible (records of the run must be on disk by then).
-        Raises what the writing of the one before, or of this one without a thread, has raised.
+        Raises what the writing of the one before, or of this one without a thread, has raised, but for a full disk before.
         """
-        self.wait()
+        try:
+            self.wait()
+        except Exception as error:
+            if not isinstance(full := explain_os_error(error), DiskError):
+                raise
+            say(
+                f"train: warning: the last checkpoint was not written ({full}); training goes on, the next one is tried"
+            )
         validated = (state.get("validation") or {}).get("bits_per_byte")
         if state.get("validated_step") == step and validated is not None:
             self.best = min(self.best, validated) if self.best is not None else validated

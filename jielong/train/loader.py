@@ -21,8 +21,8 @@ end-of-text takes the place of a cut document's last token that fits: a model th
 Which document comes next is in orders.py. Several processes read the same rows in the same order whatever their number: `step`
 gives each its part, and leaves all of them at the same state, so that a run can go on with another number of processes.
 
-The work is compiled (walking.py): well under a microsecond a row of 512 tokens and some tenths a document, where a step takes
-milliseconds a row; benchmarks/loader.py shows it. `plain_rows` is the same in Python.
+The work is compiled (walking.py): a few microseconds a row of 512 tokens, where a step takes a GPU a thousand, and no thread or
+process beside; benchmarks/loader.py shows it. `plain_rows` is the same in Python.
 """
 
 from __future__ import annotations

@@ -134,6 +134,7 @@ class Position:
     step: int  # steps that are done
     loader: Loader
     guard: Guard
+    fresh: bool = True  # it did not begin from a checkpoint
     seconds: float = 0.0
     loss: float | None = None  # the last one that was finite
     validation: dict[str, float] = field(default_factory=lambda: {"bits_per_byte": math.nan})
@@ -159,7 +160,7 @@ def train(job: Job, engine: Engine) -> dict[str, Any]:
         Keeper(config, job.model, job.tokenizer, job.folder / "checkpoints") as keeper,
         graceful_stop() as stop,
     ):
-        if at.step == 0:  # what comes once in a while is tried at once: it fails in the first minute or not at all
+        if at.fresh:  # what comes once in a while is tried at once: it fails in the first minute or not at all
             first_look(job, engine, at, keeper, log)
         elif at.step < run.total_steps:
             log.event(at.step, "resumed", f"going on from step {at.step} with {engine.describe()}")
@@ -204,6 +205,8 @@ def train(job: Job, engine: Engine) -> dict[str, Any]:
                       "learning_rate": learning_rate, "grad_norm": _number(stepped.norm),
                       "tokens_per_second": round(rate, 1), "seconds": round(at.tick(), 3),
                       "loader_seconds": round(waited, 6)}  # fmt: skip
+            if config.packing == "truncated":
+                record |= {"labels": rows.labels, "left_out": rows.left_out}
             if used is not None or config.z_loss:
                 record["auxiliary_loss"] = _number(auxiliary)
             if used is not None:
@@ -262,7 +265,7 @@ def resume(job: Job, engine: Engine | None) -> Position:
         job.config.packing, job.shards, job.plan.sequence_length, job.seed, state, job.config.mix, whole
     )
     guard = Guard(job.config.guard, job.model.vocabulary, trainer.get("guard"))
-    at = Position(trainer.get("step", 0), loader, guard)
+    at = Position(trainer.get("step", 0), loader, guard, newest is None)
     if newest is not None:
         at.seconds, at.loss = trainer["seconds"], trainer.get("loss")
         at.validation = _measured(trainer.get("validation"))
@@ -300,6 +303,7 @@ def first_look(job: Job, engine: Engine, at: Position, keeper: Keeper, log: Logb
     if job.config.sample_every_steps:
         log.sample(0, _samples(job, engine, 0))
     save(job, engine, at, keeper, log)
+    keeper.wait()
 
 
 def validate(job: Job, engine: Engine, at: Position) -> None:

@@ -41,7 +41,7 @@ def run(config: Config, context: StageContext, folder: Path, validate: Validate,
     if world.size > 1 and device.type == "mps":
         raise RecipeError(f"train.device: mps is one device, got {world.size} processes; start one process")
     device = own_device(world, device)
-    check_engine(config)
+    check_engine(config, device)
     tokenizer = open_folder(context.run.stage("tokenizer"))
     shards = Shards(context.run.stage("tokenizer") / "shards", "train")
     assert tokenizer.end_id == shards.end_id, "the shards were written with another end-of-text token"

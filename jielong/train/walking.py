@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir  # type: ignore[import-untyped]  # the package has no types
-from numba import carray  # type: ignore[attr-defined]  # numba names no exports
-from numba import types
+from numba import carray, types  # type: ignore[attr-defined]  # numba names no exports
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -79,7 +78,12 @@ def _address(array: npt.NDArray[Any]) -> int:
     return int(array.ctypes.data)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types here
+def inlined(function: Any) -> Any:
+    """A function that kernels call, whose body is written for the compiler: numba's `intrinsic`."""
+    return intrinsic(function)
+
+
+@inlined
 def pointer(context: Any, address: Any) -> Any:
     """An address as what `carray` makes an array of."""
 
@@ -95,19 +99,20 @@ def turn(sources: np.ndarray, begins: np.ndarray, wanted: np.ndarray, due: np.nd
     size = sources.shape[0]
     if size == 1:
         return 0
-    read = 0
-    for s in range(size):
-        read += counts[s, 1]
     phase = begins.shape[0] - 1
-    while begins[phase] > read:
-        phase -= 1
-    best, least = -1, 0.0
+    if phase > 0:
+        read = 0
+        for s in range(size):
+            read += counts[s, 1]
+        while begins[phase] > read:
+            phase -= 1
+    shares, before = wanted[phase], due[phase]
+    best, least = -1, np.inf
     for anyway in range(2):  # the bounds do not count when every source is at its own
         for s in range(size):
-            within = anyway == 1 or sources[s, MOST] < 0 or counts[s, 0] < sources[s, MOST]
-            if wanted[phase, s] > 0 and within:
-                behind = (counts[s, 1] - due[phase, s]) / wanted[phase, s]
-                if best < 0 or behind < least:
+            if shares[s] > 0 and (anyway == 1 or sources[s, MOST] < 0 or counts[s, 0] < sources[s, MOST]):
+                behind = (counts[s, 1] - before[s]) / shares[s]
+                if behind < least:
                     best, least = s, behind
         if best >= 0:
             break
@@ -118,10 +123,10 @@ def turn(sources: np.ndarray, begins: np.ndarray, wanted: np.ndarray, due: np.nd
 def document_of(sources: np.ndarray, seeds: np.ndarray, source: int, taken: int) -> int:
     """The number of the document that a source gives when `taken` of its documents were read."""
     size = sources[source, SIZE]
-    at = shuffle(taken % size, size, seeds[source], taken // size)
-    if sources[source, NUMBERS] == 0:
-        return at
-    return carray(pointer(sources[source, NUMBERS]), (size,), np.int64)[at]
+    number: int = shuffle(taken % size, size, seeds[source], taken // size)
+    if sources[source, NUMBERS] != 0:
+        number = carray(pointer(sources[source, NUMBERS]), (size,), np.int64)[number]
+    return number
 
 
 @kernel
@@ -135,6 +140,15 @@ def file_of(files: np.ndarray, number: int) -> int:
         else:
             high = middle
     return low
+
+
+@kernel
+def token(address: int, width: int) -> int:
+    """The id at an address."""
+    found: int = carray(pointer(address), (1,), np.uint16)[0]
+    if width == 4:
+        found = carray(pointer(address), (1,), np.uint32)[0]
+    return found
 
 
 @kernel
@@ -195,10 +209,7 @@ def walk(
         ours = first <= row < first + laid.shape[1]
         if ours and count > 0:
             address = base + width * (begin + offset)
-            before = start_id
-            if offset > 0:
-                before = carray(pointer(address - width), (1,), np.uint16)[0] if width == 2 else carray(
-                    pointer(address - width), (1,), np.uint32)[0]  # fmt: skip
+            before = token(address - width, width) if offset > 0 else start_id
             lay(laid, row - first, column, address, width, count, before, piece)
         if count > 0:
             labels, column, offset, piece = labels + count, column + count, offset + count, piece + 1

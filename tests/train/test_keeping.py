@@ -75,22 +75,43 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     assert torch.equal(found.weights["model.norm.weight"], before)
 
 
-def test_a_full_disk_is_told_by_the_next_call(
-    model: CausalLM, tokenizer: TokenizerFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_is_said_and_tried_again(
+    model: CausalLM,
+    tokenizer: TokenizerFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    engine = TorchEngine(model, Config(precision="float32"))
+    """The second cannot be written, the third is; the fourth cannot, and is the last: that is an error."""
+    engine, real = TorchEngine(model, Config(precision="float32")), checkpoints.write_checksums
 
-    def full(*arguments: Any) -> None:
-        raise OSError(28, "No space left on device")
+    def full(folder: Path) -> None:
+        if folder.name in (".step-00000002.partial", ".step-00000004.partial"):
+            raise OSError(28, "No space left on device")
+        real(folder)
 
-    with Keeper(Config(), model.config, tokenizer, tmp_path) as keeper:
-        keeper.save(engine.snapshot, 1, STATE, lambda: None)
-        keeper.wait()
-        monkeypatch.setattr(checkpoints, "write_checksums", full)
-        keeper.save(engine.snapshot, 2, STATE, lambda: None)
+    monkeypatch.setattr(checkpoints, "write_checksums", full)
+    with Keeper(Config(keep_checkpoints=5), model.config, tokenizer, tmp_path) as keeper:
+        for step in (1, 2, 3, 4):
+            keeper.save(engine.snapshot, step, STATE, lambda: None)
         with pytest.raises(OSError, match="No space left"):
             keeper.wait()
-    assert names(tmp_path) == ["step-00000001"]
+    assert names(tmp_path) == ["step-00000001", "step-00000003"]
+    assert "warning: the last checkpoint was not written (disk: no space left" in capsys.readouterr().err
+
+
+def test_another_error_of_the_thread_is_raised_by_the_next_call(
+    model: CausalLM, tokenizer: TokenizerFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(folder: Path) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(checkpoints, "write_checksums", broken)
+    engine = TorchEngine(model, Config(precision="float32"))
+    with pytest.raises(ValueError, match="a bug"), Keeper(Config(), model.config, tokenizer, tmp_path) as keeper:
+        keeper.save(engine.snapshot, 1, STATE, lambda: None)
+        keeper.save(engine.snapshot, 2, STATE, lambda: None)
+    assert names(tmp_path) == []
 
 
 def test_records_are_on_disk_first_and_other_ranks_write_nothing(

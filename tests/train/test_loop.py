@@ -324,7 +324,7 @@ def test_auxiliary_loss_keeps_no_graph(
     assert all(tensor.grad_fn is None and not tensor.requires_grad for tensor in found) and found[0][1] > 0
 
 
-def test_weights_are_not_changed_by_a_resume(run_training: RunTraining, tmp_path: Path) -> None:
+def test_weights_are_not_halved_on_resume(run_training: RunTraining, tmp_path: Path) -> None:
     """Saved, loaded and saved again, the weights are the same; so are they where the embedding is tied."""
     for tied in (False, True):
         shape, folder = SHAPE.model_copy(update={"tie_word_embeddings": tied}), tmp_path / str(tied)

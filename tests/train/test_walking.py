@@ -50,7 +50,12 @@ def agree(loader: Loader, rows: int, steps: int) -> None:
 @settings(deadline=None, max_examples=80)
 @given(ROWS, st.integers(1, 12), st.sampled_from(sorted(SCHEMES)), st.sampled_from(LOADERS), st.integers(1, 9))
 def test_compiled_is_plain(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[list[int]], length: int, name: str, kind: type[Loader], count: int
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[list[int]],
+    length: int,
+    name: str,
+    kind: type[Loader],
+    count: int,
 ) -> None:
     """Any documents, empty ones too, over several files, uint16 and uint32, with start and end ids and without."""
     agree(kind(make(tmp_path_factory.mktemp("s"), rows, SCHEMES[name]), length, seed=3), count, 4)

@@ -94,7 +94,7 @@ class Shards:
         """Of each file its first document's number, its ids, and where each document starts in them (documents + 1): the
         memory maps themselves, for compiled code that reads them where they lie.
         """
-        return zip(self._first.tolist(), self._bins, self._offsets, strict=False)  # the first one past the end is left out
+        return zip(self._first[:-1].tolist(), self._bins, self._offsets, strict=True)
 
     @property
     def target_tokens(self) -> int:

@@ -10,6 +10,8 @@ from jielong.train.config import Config
 from jielong.world import World
 
 if TYPE_CHECKING:
+    import torch
+
     from jielong.model.transformer import CausalLM
     from jielong.train.engines.interface import Engine
     from jielong.train.loop import Job
@@ -17,11 +19,15 @@ if TYPE_CHECKING:
 PACKAGES = {"deepspeed": "deepspeed", "hf": "accelerate"}  # what an engine needs beside the base installation
 
 
-def check_engine(config: Config) -> None:
-    """Raises MissingExtraError for an engine whose package is not installed."""
+def check_engine(config: Config, device: torch.device) -> None:
+    """Raises MissingExtraError for an engine whose package is not installed, RecipeError for what it cannot do."""
     package = PACKAGES.get(config.engine)
     if package is not None and importlib.util.find_spec(package) is None:
         raise MissingExtraError(package, config.engine, f'by train.engine = "{config.engine}"')
+    if config.engine == "deepspeed":
+        from jielong.train.engines.zero import check_recipe
+
+        check_recipe(config, device)
 
 
 def open_engine(model: CausalLM, job: Job, world: World) -> Engine:

@@ -76,7 +76,9 @@ class TorchEngine:
             wrap: Callable[..., nn.Module] = nn.parallel.DistributedDataParallel
             # buffers are moved by the same counts on every rank (balance), so there is nothing to exchange; torch 2.13's word
             # for it, and that of those before
-            words = [name for name in ("forward_sync_buffers", "broadcast_buffers") if name in signature(wrap).parameters]
+            words = [
+                name for name in ("forward_sync_buffers", "broadcast_buffers") if name in signature(wrap).parameters
+            ]
             device_ids = [self.device] if self.device.type == "cuda" else None
             return wrap(module, device_ids, gradient_as_bucket_view=True, **{words[0]: False})
         from torch.distributed.device_mesh import init_device_mesh
@@ -131,7 +133,7 @@ class TorchEngine:
         scale.update(overflow)
         taken = not overflow and take(norm)
         if taken:
-            if (times := _clip(norm, self.grad_clip) / factor) != 1.0:
+            if (times := clip_factor(norm, self.grad_clip) / factor) != 1.0:
                 torch._foreach_mul_(gradients, times)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate * group["rate"]
@@ -208,7 +210,7 @@ def _norm(gradients: list[Tensor]) -> float:
     return float(_full(torch.nn.utils.get_total_norm(gradients)))
 
 
-def _clip(norm: float, limit: float | None) -> float:
+def clip_factor(norm: float, limit: float | None) -> float:
     """What gradients of this norm are multiplied by: torch's clip_grad_norm_."""
     return 1.0 if limit is None else min(1.0, limit / (norm + 1e-6))
 

@@ -75,9 +75,7 @@ def restore_random(world: World, device: torch.device, saved: Mapping[str, Tenso
         torch.manual_seed(xxhash.xxh3_64_intdigest(saved["cpu.0"].numpy().tobytes(), world.rank) >> 1)
 
 
-def state_tensors(
-    model: nn.Module, state_of: Mapping[Tensor, Mapping[str, object]]
-) -> Iterable[tuple[str, Tensor]]:
+def state_tensors(model: nn.Module, state_of: Mapping[Tensor, Mapping[str, object]]) -> Iterable[tuple[str, Tensor]]:
     """The tensors of an optimizer's state by name, `kind.parameter`. Parameters without state have none."""
     for name, parameter in model.named_parameters():
         for kind, value in state_of.get(parameter, {}).items():

@@ -101,7 +101,7 @@ def test_packed_rows_are_those_of_a_loop(
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_packed_rows_are_the_loader_s(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_rows_are_the_loader_s(tmp_path: Path, name: str) -> None:
     """The same rows as training reads, when documents lie so that its order puts them into the one of the view."""
     rows = [[n + 4] * (n % 5 + 1) for n in range(20)]
     turned = dict(zip((shuffled(place, 20, 1, 0) for place in range(20)), rows, strict=True))

@@ -1,0 +1,408 @@
+"""The `hf` engine: the same recipe, rows and weights handed to `transformers.Trainer`, which owns its loop.
+
+What it is for: a second opinion. The model is the class of transformers that its config.json names, accumulation, processes
+and the backward pass are transformers' and accelerate's, and the losses agree with ours to 1e-4
+(tests/train/engines/test_trainer.py). What a run *means* stays the same, so these are ours:
+
+    weights     one set of parameters with two faces: the objects in transformers' model are those of our CausalLM, so that
+                validation, samples and checkpoints look at ours, and nothing is ever copied
+    rows        our loader's, read by each rank for itself: its share of exactly one optimizer step at a time. The DataLoader
+                has no workers and is not given to accelerate, whose wrapper reads one batch ahead: the loader's state is
+                that of the step
+    documents   `position_ids` that restart in each document, without an attention mask: transformers then isolates documents,
+                in sdpa and eager attention, for any number of rows
+    loss        transformers' own for causal models, of labels that are already shifted, divided by the labels of all
+                micro-batches and ranks. The Trainer counts those in `shift_labels`; a step checks its count against the loader's
+    a step      the Trainer holds a `Handle`, an optimizer whose step is the decision of the loop (loop.py): the guard, our
+                clipping, then `TorchEngine.step`. Its scheduler moves the Handle's rate, which is the schedule itself
+    half        autocast and the loss scale of precision.py: accelerate's float16 needs a GPU, its scale cannot be carried over to
+                other engines, and its autocast copies all logits
+
+Going back to a checkpoint ends the Trainer and starts another one for the steps that remain. Everything that the Trainer would
+write or print is off. Its cost beside the torch engine: gradients are measured twice, because it always measures a norm
+itself; on a GPU attention over packed rows takes a mask, where ours has kernels that need none.
+
+Not here: models that no class of transformers has, shifted attention, fp8, shares of weights (use the other engines).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jielong.errors import ModelError, RecipeError, Stopped
+from jielong.model.config import Config as ModelConfig
+from jielong.model.experts import Routing, auxiliary_loss, expert_use
+from jielong.model.hf import reason_for_own_class, to_hf_config
+from jielong.model.transformer import IGNORE, CausalLM, Losses, with_z_loss
+from jielong.progress import say
+from jielong.runtime import random_state, restore_random_state
+from jielong.train import loop
+from jielong.train.config import Config
+from jielong.train.engines.interface import Stepped
+from jielong.train.engines.pytorch import LossModule, TorchEngine
+from jielong.train.keeping import Keeper
+from jielong.train.loader import Step
+from jielong.train.logbook import Logbook
+from jielong.train.loop import Job, Position
+from jielong.world import World, add_up, largest, told, wait
+
+
+def train_with_trainer(job: Job, model: CausalLM, world: World) -> dict[str, Any]:
+    """Train to the end of the plan, from the newest checkpoint if there is one. Returns the counts for the manifest.
+
+    model: with the weights that training goes on from. Raises RecipeError for what `refuse` names, Stopped after SIGTERM and
+    SIGINT, when everything is saved.
+    """
+    refuse(job.config, model.config)
+    engine = TrainerEngine(model, job.config, world)
+    try:
+        with _quietly(world):
+            theirs = face(model, job.config)
+            say(f"train: {engine.describe()}, {type(theirs).__name__}, attention {theirs.config._attn_implementation}")
+            return _train(job, engine, theirs)
+    finally:
+        engine.close()
+
+
+def _train(job: Job, engine: TrainerEngine, theirs: Any) -> dict[str, Any]:
+    run, arguments = job.plan, _arguments(job, engine)
+    with arguments.main_process_first():  # rank 0 reads the checkpoint; the others find it in memory
+        at = loop.resume(job, engine)
+    with (
+        Logbook(job.folder, engine.world.first, at.step, run.total_steps, run.tokens_per_step) as log,
+        Keeper(job.config, job.model, job.tokenizer, job.folder / "checkpoints") as keeper,
+        loop.graceful_stop() as stop,
+    ):
+        if at.fresh:
+            loop.first_look(job, engine, at, keeper, log)
+        elif at.step < run.total_steps:
+            log.event(at.step, "resumed", f"going on from step {at.step} with {engine.describe()}")
+        turn = Turn(job, engine, theirs, at, keeper, log, stop)
+        while (remaining := run.total_steps - at.step) > 0:  # again after going back
+            arguments.max_steps = remaining
+            _trainer(arguments, turn).train()
+            if at.step < run.total_steps:
+                gc.collect()  # DDP's hooks on the parameters go with it, and the next one brings its own
+        keeper.wait()
+    wait(engine.world)
+    return loop.counts(job, at, engine.device.type, engine.precision)
+
+
+def refuse(config: Config, model: ModelConfig) -> None:
+    """Raises RecipeError for what the Trainer would not train as the other engines do."""
+    if (reason := reason_for_own_class(model)) is not None:
+        raise RecipeError(f"train.engine: hf trains classes of transformers only, and {reason}; use torch or deepspeed")
+    if model.shifted_attention is not None:
+        raise RecipeError(
+            f"train.engine: hf has no shifted attention, got model.shifted_attention = {model.shifted_attention}; use torch"
+        )
+    if config.precision == "fp8":
+        raise RecipeError("train.precision: not with engine hf, got 'fp8'; use auto, or engine torch")
+    if config.parallel == "fsdp":
+        raise RecipeError(
+            "train.parallel: engine hf keeps all weights on each device, got 'fsdp'; use ddp, or engine torch"
+        )
+
+
+# ------------------------------------------------------------------------------------------- one model, two faces
+
+
+class TrainerEngine(TorchEngine):
+    """Device, precision, optimizer and state of our model; the Trainer runs the passes, and ranks exchange gradients there."""
+
+    def _parallel(self, module: LossModule, config: Config) -> nn.Module:
+        return module
+
+    def describe(self) -> str:
+        """One line for a person."""
+        return f"transformers.Trainer, {super().describe()}"
+
+    @property
+    def scale(self) -> float:
+        """What the loss is multiplied by before the backward pass."""
+        return self._precision.scale.value
+
+
+def face(model: CausalLM, config: Config) -> Any:
+    """The model as its class of transformers, made of the very same parameters.
+
+    Raises ModelError when that class has others.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    table = to_hf_config(model.config, 0)  # ids of special tokens mean nothing to training
+    kernel = "eager" if model.config.attention == "eager" else "sdpa"
+    with no_init_weights():
+        classes: Any = AutoModelForCausalLM  # without types
+        theirs = classes.from_config(AutoConfig.for_model(**table), attn_implementation=kernel, dtype=torch.float32)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    shapes = {name: parameter.shape for name, parameter in theirs.named_parameters(remove_duplicate=False)}
+    if shapes != {name: parameter.shape for name, parameter in parameters.items()}:
+        other = sorted(shapes.keys() ^ parameters.keys()) or ["shapes"]
+        raise ModelError(
+            f"train.engine: {type(theirs).__name__} of this transformers has other parameters than the checkpoint, got "
+            f"{other[0]}; use engine torch"
+        )
+    for name, parameter in parameters.items():
+        path, _, leaf = name.rpartition(".")
+        setattr(theirs.get_submodule(path), leaf, parameter)
+    if config.compile:
+        theirs.compile()
+    return theirs.train()
+
+
+# --------------------------------------------------------------------------------------------------- what is ours
+
+
+class Turn:
+    """What is ours in a step, in the order in which the Trainer asks for it: `rows`, `loss` of each micro-batch, `decide`, `after`."""
+
+    def __init__(
+        self, job: Job, engine: TrainerEngine, theirs: Any, at: Position, keeper: Keeper, log: Logbook,
+        stop: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        self.job, self.engine, self.theirs, self.at = job, engine, theirs, at
+        self.keeper, self.log, self.stop = keeper, log, stop
+        self.saved_at = time.monotonic()
+        self.before, self.read, self.counted = at.loader.state, Step([], 0), torch.zeros(())
+        self.started = self.waited = 0.0
+        self.sums = torch.zeros(3, device=engine.device)  # loss, auxiliary loss, whether to stop
+        self.used: Tensor | None = None
+        self.stepped = Stepped(0.0, True)
+        self.record: dict[str, Any] = {}
+        self.objection: str | None = None
+        self.stopping = False
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """This rank's micro-batches, one step after the other. `shift_labels` is where the Trainer counts labels."""
+        run, world, at = self.job.plan, self.engine.world, self.at
+        more = {"output_router_logits": True} if self.job.model.num_experts is not None else {}
+        while at.step < run.total_steps:
+            self.started, self.before = time.monotonic(), at.loader.state
+            self.read = at.loader.step(run.rows_per_step, run.rows_per_micro_batch, world.rank, world.size)
+            self.waited, now = time.monotonic() - self.started, at.step
+            for batch in self.read.batches:
+                assert at.step == now, "a batch was read ahead of its step"
+                labels = torch.from_numpy(batch.labels)
+                inputs = {"input_ids": torch.from_numpy(batch.inputs), "labels": labels, "shift_labels": labels} | more
+                if self.job.config.document_mask:
+                    inputs["position_ids"] = torch.from_numpy(batch.positions)
+                yield inputs
+
+    def loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
+        """What the backward pass of a micro-batch begins with: its share of the step's loss. The Trainer multiplies it by the number
+        of ranks, over which DDP averages.
+        """
+        found = self._losses(outputs, labels)
+        self.counted = num_items_in_batch
+        self.sums[0] += found.cross_entropy.detach() / num_items_in_batch
+        self.sums[1] += found.auxiliary.detach() / num_items_in_batch
+        if found.expert_use_LE is not None:
+            self.used = found.expert_use_LE if self.used is None else self.used + found.expert_use_LE
+        return (found.cross_entropy + found.auxiliary) / num_items_in_batch * self.engine.scale
+
+    def _losses(self, outputs: Any, labels_BT: Tensor) -> Losses:
+        """Sums over labels, as CausalLM.losses, from what transformers' model gave."""
+        weight, config = self.job.config.z_loss, self.job.model
+        if weight:
+            cross_entropy, auxiliary = with_z_loss(outputs.logits.flatten(0, 1), labels_BT.flatten(), weight)
+        else:
+            size = config.vocabulary
+            cross_entropy = self.theirs.loss_function(
+                outputs.logits, None, vocab_size=size, num_items_in_batch=1, shift_labels=labels_BT
+            )
+            auxiliary = torch.zeros_like(cross_entropy)
+        if config.num_experts is None:
+            return Losses(cross_entropy, auxiliary, None)
+        routings = []
+        for logits_NE in outputs.router_logits:
+            scores_NE = logits_NE.float().softmax(dim=-1)
+            chosen_NK = scores_NE.detach().topk(config.num_experts_per_tok, dim=-1).indices
+            routings.append(Routing(logits_NE.float(), scores_NE, chosen_NK))
+        balance = auxiliary_loss(routings, config, len(labels_BT)) * (labels_BT != IGNORE).sum()
+        return Losses(cross_entropy, auxiliary + balance, expert_use(routings))
+
+    def decide(self, learning_rate: float) -> None:
+        """Gradients are there, summed over ranks: step, or not. The same on all ranks."""
+        engine, at = self.engine, self.at
+        assert int(self.counted) == self.read.labels, "the Trainer divides by another number of labels"
+        self.sums[2] = float(self.stop())
+        loss, auxiliary, stopping = add_up(engine.world, self.sums).tolist()
+        self.sums.zero_()
+        used, self.used = self.used, None
+        used = None if used is None else add_up(engine.world, used)
+        learning_rate *= at.guard.state.rate
+        self.objection, self.stopping = "the gradients overflowed float16", bool(stopping)
+
+        def take(norm: float) -> bool:
+            self.objection = at.guard.objection(loss, norm)
+            refused = torch.tensor([float(self.objection is not None)], device=engine.device)
+            return not bool(largest(engine.world, refused))
+
+        stepped = engine.step(learning_rate, take)
+        if stepped.taken:
+            at.guard.accept(loss, stepped.norm)
+        self._write(stepped, loss, auxiliary, used, learning_rate)
+
+    def _write(
+        self, stepped: Stepped, loss: float, auxiliary: float, used: Tensor | None, learning_rate: float
+    ) -> None:
+        """The step's record, but for validation."""
+        config, run, at = self.job.config, self.job.plan, self.at
+        at.step, at.loss = at.step + 1, loop._number(loss) or at.loss
+        last = at.step == run.total_steps
+        rate = run.tokens_per_step / (time.monotonic() - self.started)
+        self.record = {"step": at.step, "tokens": at.step * run.tokens_per_step, "loss": loop._number(loss),
+                       "learning_rate": learning_rate, "grad_norm": loop._number(stepped.norm),
+                       "tokens_per_second": round(rate, 1), "seconds": round(at.tick(), 3),
+                       "loader_seconds": round(self.waited, 6)}  # fmt: skip
+        if config.packing == "truncated":
+            self.record |= {"labels": self.read.labels, "left_out": self.read.left_out}
+        if used is not None or config.z_loss:
+            self.record["auxiliary_loss"] = loop._number(auxiliary)
+        if used is not None:
+            self.record |= loop._expert_record(used, at.step % config.log_every_steps == 0 or last)
+        self.stepped = stepped
+
+    def after(self) -> bool:
+        """What comes after a step, as in loop.train. Returns whether the run went back to a checkpoint.
+
+        Raises Stopped when the run was asked to stop, and has saved.
+        """
+        job, engine, at, keeper, log, record = self.job, self.engine, self.at, self.keeper, self.log, self.record
+        config, step, last = job.config, at.step, at.step == job.plan.total_steps
+        if not self.stepped.taken:
+            why = record["skipped"] = self.objection or "another rank refused"
+            if loop._not_taken(job, at, log, self.stepped.overflow, why, self.before, record):
+                log.record(record, True)
+                loop.go_back(job, engine, at, keeper, log)
+                return True
+        if last or (config.evaluate_every_steps and step % config.evaluate_every_steps == 0):
+            loop.validate(job, engine, at)
+            record |= {f"validation_{key}": at.validation[key] for key in ("loss", "bits_per_byte")}
+        if config.sample_every_steps and (step % config.sample_every_steps == 0 or last):
+            log.sample(step, loop._samples(job, engine, step))
+        log.record(record, step % config.log_every_steps == 0 or last or "validation_loss" in record)
+        due = config.save_every_minutes and time.monotonic() - self.saved_at > 60 * config.save_every_minutes
+        if engine.world.size > 1 and config.save_every_minutes:
+            due = told(engine.world, bool(due))  # clocks differ
+        if due or last or self.stopping or loop.save_by_step(config, at, keeper):
+            loop.save(job, engine, at, keeper, log)
+            self.saved_at = time.monotonic()
+        if self.stopping:
+            keeper.wait()
+            raise Stopped(f"train: stopped after step {step}, saved; the same command goes on from there")
+        return False
+
+
+# ---------------------------------------------------------------------------------------------- what is the Trainer's
+
+
+class Handle(torch.optim.Optimizer):
+    """What the Trainer and accelerate hold for an optimizer: it has no state, and its step is `Turn.decide`.
+
+    The real one is the engine's: accelerate would put it into another wrapper, and reload its state.
+    """
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__([p for p in turn.engine.model.parameters() if p.requires_grad], {"lr": 1.0})
+        self.turn = turn
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # nobody here gives or wants a loss
+        """Step, or do not."""
+        self.turn.decide(self.param_groups[0]["lr"])
+
+
+class Rows(torch.utils.data.IterableDataset[dict[str, Any]]):
+    """What the Trainer reads: micro-batches of this rank, from where the run stands."""
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self.turn.rows()
+
+
+def _arguments(job: Job, engine: TrainerEngine) -> Any:
+    """The Trainer's settings; `max_steps` is set when a Trainer is made."""
+    from transformers import TrainingArguments
+
+    arguments = TrainingArguments(
+        str(job.folder), max_steps=1, per_device_train_batch_size=job.plan.rows_per_micro_batch,
+        gradient_accumulation_steps=job.plan.micro_batches, max_grad_norm=0.0, average_tokens_across_devices=True,
+        use_cpu=engine.device.type == "cpu", seed=job.seed, dataloader_pin_memory=False, ddp_find_unused_parameters=False,
+        logging_nan_inf_filter=False, logging_strategy="no", save_strategy="no",
+        eval_strategy="no", report_to="none", disable_tqdm=True, log_level="error", log_level_replica="error",
+    )  # fmt: skip
+    assert arguments.world_size == engine.world.size, "accelerate counts other processes"
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process is one device, where more GPUs are there, too
+    return arguments
+
+
+def _trainer(arguments: Any, turn: Turn) -> Any:
+    """A Trainer from where the run stands."""
+    from transformers import PrinterCallback, Trainer, TrainerCallback
+
+    device, start, rows = turn.engine.device, turn.at.step, Rows(turn)
+    random = random_state(device)  # which Trainer's seed would overwrite
+
+    class After(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            restore_random_state(random, device)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            if turn.after():
+                control.should_training_stop = True
+
+    class OwnRows(Trainer):
+        def get_train_dataloader(self) -> Any:
+            # a generator of its own: the seed that a DataLoader draws for workers would come from the run's
+            return torch.utils.data.DataLoader(rows, batch_size=None, generator=torch.Generator())
+
+        def compute_loss_context_manager(self) -> Any:
+            return turn.engine.autocast()
+
+    handle = Handle(turn)
+    total = turn.job.plan.total_steps
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        handle, lambda done: turn.job.learning_rate(min(start + done + 1, total))
+    )
+    trainer = OwnRows(
+        turn.theirs, arguments, train_dataset=rows, compute_loss_func=turn.loss, callbacks=[After()],
+        optimizers=(handle, schedule),
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)  # prints to standard output
+    return trainer
+
+
+@contextlib.contextmanager
+def _quietly(world: World) -> Iterator[None]:
+    """The environment as accelerate is to see it, whoever started us, and as it was when this is left; no chatter."""
+    with contextlib.redirect_stdout(sys.stderr):  # deepspeed, where it is installed, is imported too and says so
+        import transformers
+
+        chatter: Any = transformers.logging
+        before, level = dict(os.environ), chatter.get_verbosity()
+        ours = {"RANK": world.rank, "WORLD_SIZE": world.size, "LOCAL_RANK": world.local_rank}
+        for name in [name for name in os.environ if name.startswith(("ACCELERATE_", "FSDP_")) or name in ours]:
+            del os.environ[name]
+        if world.size > 1:
+            os.environ.update({name: str(value) for name, value in ours.items()})
+        chatter.set_verbosity_error()
+        try:
+            yield
+        finally:
+            chatter.set_verbosity(level)
+            for name in os.environ.keys() - before.keys():
+                del os.environ[name]
+            os.environ.update(before)
