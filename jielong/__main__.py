@@ -20,10 +20,13 @@ from jielong import STAGES, __version__
 from jielong.console import (
     RUNS,
     DataOpt,
+    DevicesOpt,
     EngineOpt,
     FreshOpt,
     JsonOpt,
     NameOpt,
+    NodesOpt,
+    PrintOpt,
     RecipeArg,
     RunsOpt,
     SetOpt,
@@ -31,6 +34,7 @@ from jielong.console import (
     friendly,
     json_printed,
     print_json,
+    take_part,
     tell,
 )
 from jielong.errors import InputError
@@ -50,11 +54,13 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def _top(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
 ) -> None:
     if version:
         tell(__version__)
         raise typer.Exit
+    friendly(take_part)(context.invoked_subcommand, json="--json" in sys.argv)
 
 
 # ------------------------------------------------------------------------------------------------ recipes and runs
@@ -62,18 +68,27 @@ def _top(
 
 def _run(
     recipe: str, stages: list[str] | None, data: list[str] | None, settings: list[str] | None, runs_dir: Path, name: str,
-    fresh: bool, json: bool, to: str | None = None,
+    fresh: bool, json: bool, to: str | None = None, devices: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
     """Run some stages of a recipe (None: all it names) and print the summary."""
     from jielong import show, workflow
+    from jielong.launch import check_devices, train
     from jielong.recipe import load
     from jielong.runs import open_run
+    from jielong.world import this_world
 
     loaded = load(recipe, settings, data, name)
     run = open_run(runs_dir, loaded.name)
     wanted = stages if stages is not None else list(loaded.sections)
     chain = workflow.needed(loaded, wanted[-1]) if stages is not None else wanted
-    outcomes = workflow.run_stages(loaded, run, chain, tuple(wanted) if fresh else (), to)
+    elsewhere = None
+    if devices > 1 and "train" in chain:
+        check_devices(devices, getattr(loaded.sections["train"], "device", "auto"))
+        again = ["train", *_options(recipe, data, settings, runs_dir, name), *(["--fresh"] if fresh else [])]
+        elsewhere = functools.partial(train, again, devices)
+    outcomes = workflow.run_stages(loaded, run, chain, tuple(wanted) if fresh else (), to, elsewhere)
+    if not this_world().first:
+        return {}
     if not json:
         tell(show.summary(run, outcomes, workflow.places(run), workflow.continuations(run) if stages is None else []))
     return {
@@ -83,6 +98,25 @@ def _run(
         "continuations": workflow.continuations(run) if stages is None else [],
         "places": workflow.places(run),
     }
+
+
+def _options(recipe: str, data: list[str] | None, settings: list[str] | None, runs_dir: Path, name: str) -> list[str]:
+    """The arguments of a stage's command, as one would write them again."""
+    more = [f"--data={one}" for one in data or []] + [f"--set={one}" for one in settings or []]
+    more += [f"--runs-dir={runs_dir}"] if runs_dir != RUNS else []
+    return [recipe, *more, *([f"--name={name}"] if name else [])]
+
+
+def _commands(name: str, options: list[str], nodes: int, devices: int, json: bool) -> dict[str, Any]:
+    """What to run on several machines."""
+    from jielong.launch import texts
+
+    found = texts(name, options, nodes, devices)
+    if not json:
+        tell("\n\n".join(f"# {title}: {nodes} machines with {devices} devices each\n{text}"
+                         if title != "slurm" else f"# {title}: a file for sbatch\n{text}"
+                         for title, text in found.items()))  # fmt: skip
+    return {"commands": found}
 
 
 def _presets(json: bool) -> dict[str, Any]:
@@ -170,19 +204,34 @@ def _stage_command(stage: str) -> None:
         chosen = [*(settings or []), *([f"data.engine={engine}"] if engine else [])]
         return _run(recipe, [stage], data, chosen, runs_dir, name, fresh, json, to)
 
+    def train_command(
+        recipe: RecipeArg, data: DataOpt = None, settings: SetOpt = None, runs_dir: RunsOpt = RUNS, name: NameOpt = "",
+        fresh: FreshOpt = False, devices: DevicesOpt = 1, print_commands: PrintOpt = False, nodes: NodesOpt = None,
+        json: JsonOpt = False,
+    ) -> dict[str, Any]:  # fmt: skip
+        if print_commands:
+            from jielong.recipe import load
+
+            run_name = load(recipe, settings, data, name).name
+            return _commands(run_name, _options(recipe, data, settings, runs_dir, name), nodes or 2, devices, json)
+        if nodes is not None:
+            raise InputError("--nodes: several machines are started from outside; add --print-commands to see how")
+        return _run(recipe, [stage], data, settings, runs_dir, name, fresh, json, devices=devices)
+
+    kinds: dict[str, Callable[..., dict[str, Any]]] = {"data": data_command, "train": train_command}
     more = {"data": " `data presets` lists known corpora.", "tokenizer": " `tokenizer report A B` compares tokenizers."}
     kind = _TokenizerCommand if stage == "tokenizer" else TyperCommand
     text = f"Stage: {STAGES[stage]}." + more.get(stage, "")
-    app.command(name=stage, help=text, cls=kind)(friendly(data_command if stage == "data" else command))
+    app.command(name=stage, help=text, cls=kind)(friendly(kinds.get(stage, command)))
 
 
 @app.command(help="Run every stage that a recipe names; skip what is up to date.")
 @friendly
 def run(
     recipe: RecipeArg, data: DataOpt = None, settings: SetOpt = None, runs_dir: RunsOpt = RUNS, name: NameOpt = "",
-    fresh: FreshOpt = False, json: JsonOpt = False,
+    fresh: FreshOpt = False, devices: DevicesOpt = 1, json: JsonOpt = False,
 ) -> dict[str, Any]:  # fmt: skip
-    return _run(recipe, None, data, settings, runs_dir, name, fresh, json)
+    return _run(recipe, None, data, settings, runs_dir, name, fresh, json, devices=devices)
 
 
 for _stage in STAGES:

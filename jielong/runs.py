@@ -39,12 +39,14 @@ import orjson
 import xxhash
 
 from jielong.errors import RunError
+from jielong.launch import launched
 from jielong.progress import Progress
 from jielong.storage import AnyFile, Remote
 
 PARTIAL = ".partial"
 MANIFEST = "manifest.json"
 HASH_CHUNK_BYTES = 1 << 22
+HEIRS_SECONDS = 5.0  # the processes that a killed one had started end within a second of it (launch.py)
 NAME_PATTERN = re.compile(r"[\w][\w.\-]*")
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "pydantic")
 
@@ -239,22 +241,35 @@ class Run:
         ]
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run for one process; a second one gets a RunError that names the first."""
+    def lock(self) -> Iterator[int | None]:
+        """Hold the run for one process; a second one gets a RunError that names the first.
+
+        Gives the file descriptor, for processes that are to inherit the lock: it is free when all of them are gone. They
+        hold it already, and get None.
+        """
+        if launched():
+            yield None
+            return
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise RunError(
-                    f"run {self.name}: in use by process {file.read().strip() or '?'}; "
-                    "wait for it, stop it, or give this run another --name"
-                ) from None
+            until = time.monotonic() + HEIRS_SECONDS
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    file.seek(0)
+                    holder = file.read().strip()
+                    if _lives(holder) or time.monotonic() > until:
+                        raise RunError(
+                            f"run {self.name}: in use by process {holder or '?'}; "
+                            "wait for it, stop it, or give this run another --name"
+                        ) from None
+                time.sleep(0.1)
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            yield
+            yield file.fileno()
 
     def work(self, stage: str) -> Path:
         """Where a stage keeps what it takes up again after a kill, beside its folder; the stage itself cleans it up."""
@@ -284,6 +299,17 @@ class StageContext:
         None
     )  # a live stage calls it when nothing can be refused any more: makes room in `out`
     inputs: list[dict[str, Any]] = field(default_factory=list)  # label, size, checksum of each input file
+
+
+def _lives(process: str) -> bool:
+    """Whether a process of this machine is there; True where the text is no process id."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OverflowError, PermissionError):
+        return True
+    return True
 
 
 def open_run(runs_dir: Path, name: str) -> Run:

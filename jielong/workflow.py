@@ -4,6 +4,12 @@
 and the fingerprints of those stages, so a change anywhere to the left makes everything that depends on it stale, and
 nothing else. What a stage can not import (training needs validation and samples, which lie to its right) is passed in
 from here.
+
+Training may take several processes. With `--devices` this process makes what comes before, starts them (launch.py), waits,
+and makes what comes behind. Each of them, and each that torchrun, deepspeed or Slurm starts, runs this module too. Rank 0 does as a
+single process does, but makes nothing before training: all of it must be up to date, as one sentence says. So nobody waits for
+hours in a group that has a timeout, and no two processes make the same folder. The other ranks find their fingerprint in the
+manifests, call the stage's `run`, and write nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ import functools
 import importlib
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from jielong import STAGES, storage, uploads
+from jielong import STAGES, launch, storage, uploads
 from jielong.errors import InputError, RunError
 from jielong.metrics import read_jsonl
 from jielong.progress import human_seconds, say
@@ -40,10 +47,12 @@ from jielong.runs import (
     write_json,
     write_text,
 )
+from jielong.world import this_world
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from jielong.model.transformer import CausalLM
-    from jielong.train.engine import TorchEngine
 
 UPSTREAM: dict[str, tuple[str, ...]] = {
     "data": (),
@@ -54,6 +63,11 @@ UPSTREAM: dict[str, tuple[str, ...]] = {
     "evaluate": ("tokenizer", "train"),
 }
 LIVE = ("train",)  # stages that write into their own folder over hours and resume there
+STAGE_ORDER = tuple(STAGES)
+BEFORE = (
+    "not up to date, and several processes cannot make it; run this first, once, on one machine: jielong model RECIPE, "
+    "with the same options"
+)
 STARTED = "started.json"  # in a live folder: the fingerprint it was begun with
 
 
@@ -91,24 +105,33 @@ def needed(recipe: Recipe, last: str) -> list[str]:
 
 
 def run_stages(
-    recipe: Recipe, run: Run, stages: list[str], fresh: tuple[str, ...] = (), publish: str | None = None
-) -> list[Outcome]:
+    recipe: Recipe, run: Run, stages: list[str], fresh: tuple[str, ...] = (), publish: str | None = None,
+    elsewhere: Callable[[int | None], None] | None = None,
+) -> list[Outcome]:  # fmt: skip
     """Bring the given stages up to date, in order; those in `fresh` are made again whatever their manifest says.
 
     publish: a URL to which the folder of the last stage is brought in the end. What is there already is not sent again, so
     the same call finishes an upload that was broken off.
+    elsewhere: has the train stage made in processes of its own, which inherit the file descriptor of the lock.
+
+    In a process that is not the first of several there are no outcomes.
     """
+    if not this_world().first:
+        if "train" in stages:
+            _take_part(recipe, run, "train" in fresh)
+        return []
     if publish is not None:
         if not storage.is_url(publish):
             raise InputError(
                 f"--to: not a URL, got {publish!r}; give s3://bucket/folder, or file:///folder for this machine"
             )
         storage.reach(publish)  # a driver that is missing is said before anything is made
-    with run.lock():
+    with run.lock() as lock:
         fingerprints: dict[str, str] = {}
         outcomes = []
+        train = functools.partial(elsewhere, lock) if elsewhere is not None else None
         for stage in stages:
-            outcomes.append(_bring_up_to_date(recipe, run, stage, fingerprints, stage in fresh))
+            outcomes.append(_bring_up_to_date(recipe, run, stage, fingerprints, stage in fresh, train))
         _keep_recipe(recipe, run)
         if any(outcome.state == "done" for outcome in outcomes) or not (run.root / "report.html").is_file():
             from jielong.report import write_report
@@ -163,7 +186,9 @@ def _state(run: Run, stage: str, fingerprint: str) -> str:
     return "up to date" if current else "stale"
 
 
-def _bring_up_to_date(recipe: Recipe, run: Run, stage: str, fingerprints: dict[str, str], fresh: bool) -> Outcome:
+def _bring_up_to_date(
+    recipe: Recipe, run: Run, stage: str, fingerprints: dict[str, str], fresh: bool, train: Callable[[], None] | None
+) -> Outcome:
     recover(run.stage(stage))
     fingerprint, files = fingerprint_of(recipe, run, stage, fingerprints)
     fingerprints[stage] = fingerprint
@@ -175,8 +200,13 @@ def _bring_up_to_date(recipe: Recipe, run: Run, stage: str, fingerprints: dict[s
             "inputs"
         ):  # touched, with the same content: note the new times, not to read them again
             write_json(run.stage(stage) / MANIFEST, manifest | {"inputs": files})
-        say(f"{stage}: up to date")
+        if not launch.launched():  # who started us has said so
+            say(f"{stage}: up to date")
         return Outcome(stage, state, 0.0, manifest["counts"], run.stage(stage))
+    if this_world().size > 1 and STAGE_ORDER.index(stage) < STAGE_ORDER.index("train"):
+        raise RunError(f"{stage}: {BEFORE}")
+    if stage == "train" and train is not None:
+        return _train_elsewhere(run, train)
     if manifest is not None and state == "stale":
         say(f"{stage}: making it again ({_difference(recipe, run, stage, manifest)})")
     else:
@@ -224,6 +254,38 @@ def _bring_up_to_date(recipe: Recipe, run: Run, stage: str, fingerprints: dict[s
         raise
     say(f"{stage}: done in {human_seconds(seconds)}")
     return Outcome(stage, "done", seconds, counts, run.stage(stage))
+
+
+def _train_elsewhere(run: Run, train: Callable[[], None]) -> Outcome:
+    """The train stage, made by processes of its own, its first rank's manifest included."""
+    clock = time.monotonic()
+    train()
+    manifest = run.manifest("train")
+    if manifest is None:
+        raise RunError("train: the processes ended and left no manifest; run the same command again")
+    return Outcome("train", "done", time.monotonic() - clock, manifest["counts"], run.stage("train"))
+
+
+def _take_part(recipe: Recipe, run: Run, fresh: bool) -> None:
+    """Train with the others, as a rank that writes nothing; what the first rank will find up to date is not begun.
+
+    Whether the stages before are up to date is the first rank's to say: where they are not it ends, and with it this process.
+    """
+    upstream: dict[str, str] = {}
+    for stage in UPSTREAM["train"]:
+        manifest = run.manifest(stage)
+        if manifest is None:
+            raise RunError(f"{stage}: {BEFORE}")
+        upstream[stage] = manifest["fingerprint"]
+    fingerprint, files = fingerprint_of(recipe, run, "train", upstream)
+    if _state(run, "train", fingerprint) == "up to date" and not fresh:
+        return
+    context = StageContext(run, run.stage("train"), recipe.seed, fingerprint, upstream, _not_ours, files)
+    stage_module("train").run(recipe.sections["train"], context, recipe.folder, validate=_not_ours, sample=_not_ours)
+
+
+def _not_ours(*given: Any) -> Any:
+    raise AssertionError("only the first rank begins a folder, validates and samples")
 
 
 def _begin_live(recipe: Recipe, run: Run, stage: str, fingerprint: str, fresh: bool) -> None:
@@ -306,10 +368,10 @@ def _training_hooks(recipe: Recipe, run: Run) -> dict[str, Any]:
                 f"model.max_position_embeddings {longest}; shorten it"
             )
 
-    def validate(engine: TorchEngine) -> dict[str, float]:
+    def validate(current: CausalLM, autocast: AbstractContextManager[Any]) -> dict[str, float]:
         length = train.sequence_length or model.max_position_embeddings
         rows = max(1, train.micro_batch_tokens // length)
-        return measure(engine.model, shards, length, rows, train.validation_tokens, engine.autocast())
+        return measure(current, shards, length, rows, train.validation_tokens, autocast)
 
     def sample(current: CausalLM, step: int) -> list[dict[str, Any]]:
         texts = [continue_prompt(current, tokenizer, p, short, short.seed + n) for n, p in enumerate(prompts)]

@@ -31,6 +31,8 @@ GROUND = {
     "storage",
     "uploads",
     "console",
+    "world",
+    "launch",
 }  # files at the root that any stage may import
 TOP = {"__main__", "workflow", "show", "report"}  # files at the root that may import every stage
 APART = {"charts"}  # pure functions, for the ground floor too
@@ -186,8 +188,8 @@ def test_every_command_and_option_has_help(name: str) -> None:
 
 
 def test_no_pickle_and_no_network_in_the_package() -> None:
+    forbidden = {"pickle", "marshal", "shelve", "requests", "urllib.request", "httpx", "socket"}
     for path in MODULES:
-        assert not imports(path) & {"pickle", "marshal", "shelve", "requests", "urllib.request", "httpx", "socket"}, (
-            path
-        )
+        allowed = {"socket"} if name_of(path) == "launch" else set()  # asks the system for a free port
+        assert not imports(path) & (forbidden - allowed), path
         assert "torch.load" not in path.read_text(encoding="utf-8"), path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import pytest
 
 from jielong import STAGES
 from jielong.data.documents import iter_documents
-from jielong.errors import CheckpointError, InputError, RecipeError, RunError, ShardError
+from jielong.errors import CheckpointError, InputError, RecipeError, RunError, ShardError, Stopped
+from jielong.launch import LAUNCHER
 from jielong.metrics import read_jsonl
 from jielong.recipe import load
 from jielong.runs import Run
 from jielong.show import status_rows
 from jielong.workflow import Outcome, continuations, needed, places, run_stages, stage_state
+from jielong.world import VARIABLES
 from tests.corpus import texts, write_jsonl, write_recipe
 
 
@@ -273,6 +276,90 @@ def test_lost_metrics_do_not_matter(copy: Path) -> None:
     before = json_counts(copy)
     assert done(go(copy)) == {"train"}
     assert json_counts(copy)["final_loss"] == before["final_loss"]
+
+
+# -------------------------------------------------------------------------------------------------- several processes
+
+
+def test_training_elsewhere_is_one_stage_of_the_line(copy: Path) -> None:
+    """Stages before are made here, those behind too, from what the processes left; the lock is theirs to inherit."""
+    recipe, run = load(str(copy / "mini.toml"), ["model.qk_norm=true"]), Run(copy / "runs" / "mini")
+    seen: list[Any] = []
+
+    def elsewhere(lock: int | None) -> None:
+        assert lock is not None
+        seen.append(os.fstat(lock).st_ino == (run.root / ".lock").stat().st_ino)
+        recipe_there = load(str(copy / "mini.toml"), ["model.qk_norm=true"])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(LAUNCHER, str(os.getppid()))  # as if started
+            outcomes = run_stages(recipe_there, run, needed(recipe_there, "train"))
+        seen.append(states(outcomes))
+
+    outcomes = run_stages(recipe, run, list(recipe.sections), (), None, elsewhere)
+    assert seen == [True, {"data": "up to date", "tokenizer": "up to date", "model": "up to date", "train": "done"}]
+    assert done(outcomes) == {"model", "train", "infer", "evaluate"}
+    assert outcomes[3].counts == (run.manifest("train") or {})["counts"]
+    assert done(run_stages(recipe, run, list(recipe.sections), (), None, elsewhere)) == set() and len(seen) == 2
+
+
+def test_processes_that_fail_end_the_line(copy: Path) -> None:
+    recipe, run = load(str(copy / "mini.toml"), ["train.learning_rate=5e-3"]), Run(copy / "runs" / "mini")
+    before = (run.stage("infer") / "manifest.json").read_bytes()
+
+    def elsewhere(lock: int | None) -> None:
+        raise Stopped("saved")
+
+    with pytest.raises(Stopped):
+        run_stages(recipe, run, list(recipe.sections), (), None, elsewhere)
+    assert (run.stage("infer") / "manifest.json").read_bytes() == before
+    (run.stage("train") / "manifest.json").unlink()
+    with pytest.raises(RunError, match="left no manifest"):
+        run_stages(recipe, run, list(recipe.sections), (), None, lambda lock: None)
+
+
+def become(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    for name, value in zip(VARIABLES, (rank, 2, rank), strict=True):
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_several_processes_make_nothing_before_training(copy: Path, monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    become(monkeypatch, rank)
+    with pytest.raises(
+        RunError, match="tokenizer: not up to date, and several processes cannot make it; run this first"
+    ):
+        shutil.rmtree(copy / "runs" / "mini" / "tokenizer")
+        go(copy, last="train")
+    assert not (copy / "runs" / "mini" / "tokenizer").exists()
+
+
+def test_a_second_rank_does_not_begin_what_is_up_to_date_and_writes_nothing(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    become(monkeypatch, 1)
+    before = {path: path.stat().st_mtime_ns for path in (copy / "runs").rglob("*")}
+    assert go(copy) == [] == go(copy, last="train") == go(copy, last="model")
+    assert {path: path.stat().st_mtime_ns for path in (copy / "runs").rglob("*")} == before
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_second_rank_trains_with_the_fingerprint_of_the_first(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, fresh: bool
+) -> None:
+    given: list[Any] = []
+    setting = () if fresh else ("train.learning_rate=5e-3",)
+    recipe = load(str(copy / "mini.toml"), list(setting))
+    prints: dict[str, str] = {}
+    for stage in needed(recipe, "train"):
+        stage_state(recipe, Run(copy / "runs" / "mini"), stage, prints)
+    become(monkeypatch, 1)
+    monkeypatch.setattr("jielong.train.stage.run", lambda config, context, *rest, **more: given.append((context, more)))
+    assert go(copy, *setting, fresh=("train",) if fresh else ()) == []
+    [(context, hooks)] = given
+    assert context.fingerprint == prints["train"] and context.out == copy / "runs" / "mini" / "train"
+    for forbidden in (context.begin, hooks["validate"], hooks["sample"]):
+        with pytest.raises(AssertionError, match="only the first rank"):
+            forbidden()
 
 
 def json_counts(folder: Path) -> dict[str, Any]:

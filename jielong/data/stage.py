@@ -294,25 +294,27 @@ class Reader:
         source, path = self.files[index]
         number = self._sources[source.name]
         skip = self._skip[1] if index == self._skip[0] else 0
+        texts, places, size = raw.texts, raw.places, raw.size
         for record, item in enumerate(read_file(path, source, self.progress.advance), 1):
             if record <= skip:
                 continue
             self._read += 1
             if self._read % 1000 == 0:
                 self.progress.note(f"{human_count(self._read)} documents")
-            place = (number, index, item.line, 0)
             if isinstance(item, BadRecord):
-                raw.bad.append((place, item.reason, item.detail, item.raw))
-                raw.size += len(item.raw)
+                raw.bad.append(((number, index, item.line, 0), item.reason, item.detail, item.raw))
+                size += len(item.raw)
             else:
-                raw.texts.append(item.text)
-                raw.places.append(place)
-                raw.size += 3 * len(item.text)  # in UTF-8, as Chinese
-            if raw.size >= self.limit:
-                raw.end = (index, record)
+                text, _, line, _ = item
+                texts.append(text)
+                places.append((number, index, line, 0))
+                size += 3 * len(text)  # in UTF-8, as Chinese
+            if size >= self.limit:
+                raw.size, raw.end = size, (index, record)
                 yield from self._hand_over(raw)
                 raw = Raw(self.number, raw.end)
-        raw.end = (index + 1, 0)
+                texts, places, size = raw.texts, raw.places, 0
+        raw.size, raw.end = size, (index + 1, 0)
         return raw
 
     def _hand_over(self, raw: Raw) -> Iterator[Raw]:

@@ -23,7 +23,6 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
 
 from jielong.data import steps
 from jielong.data.cleaning.cleaner import Triggers
@@ -233,9 +232,12 @@ class AdvertsCleaner:
         self._needed = {
             anchor: words.split() for anchor, words in NEEDED.items() if not any(phrase in anchor for phrase, _ in own)
         }
-        self._anchors: dict[str, list[str]] = {}  # by their first two characters (the only one), longer ones first
+        self._anchors: dict[
+            str, tuple[str, ...]
+        ] = {}  # by their first two characters (the only one), longer ones first
         for anchor in sorted(anchors, key=lambda anchor: (-len(anchor), anchor)):
-            self._anchors.setdefault(anchor[:2], []).append(anchor)
+            self._anchors[anchor[:2]] = (*self._anchors.get(anchor[:2], ()), anchor)
+        self._has_singles = any(len(anchor) == 1 for anchor in anchors)
         self._words = WordSearch(anchors, _SIGNS if self._urls == "lines" else ())
         pairs = {_rare_pair(anchor) for anchor in anchors if len(anchor) > 1}
         if self._urls != "keep":
@@ -253,10 +255,11 @@ class AdvertsCleaner:
         code: list[tuple[int, int]] | None = None
         number = position = 0
         parts: list[str] = []
+        done: Counter[str] = Counter()  # in one line
         for start in starts:
             end = text.find("\n", start) + 1 or len(text)
             line = new = text[start:end]
-            done: Counter[str] = Counter()
+            done.clear()
             of_line = _between(places, start, end)
             for _ in range(ROUNDS):  # what goes may bring two halves of an advert together
                 old, new = new, self._cleaned(new, of_line, done)
@@ -273,20 +276,26 @@ class AdvertsCleaner:
                 continue
             parts += (text[position:start], new)
             position = end
-            edits.update(done)
+            for kind, count in done.items():  # Counter.update is written in Python
+                edits[kind] += count
         return "".join([*parts, text[position:]]) if position else text
 
-    def _anchors_at(self, text: str, places: list[int]) -> Iterator[tuple[int, str]]:
+    def _anchors_at(self, text: str, places: list[int]) -> list[tuple[int, str]]:
         """Where anchors stand and which, in order, without overlap: the longest of those at one of the places."""
+        found: list[tuple[int, str]] = []
         position = 0
         for at in places:
             if at < position:
                 continue
-            for anchor in (*self._anchors.get(text[at : at + 2], ()), *self._anchors.get(text[at : at + 1], ())):
+            anchors = self._anchors.get(text[at : at + 2], ())
+            if self._has_singles:
+                anchors = (*anchors, *self._anchors.get(text[at : at + 1], ()))
+            for anchor in anchors:
                 if text.startswith(anchor, at):
                     position = at + len(anchor)
-                    yield at, anchor
+                    found.append((at, anchor))
                     break
+        return found
 
     def _lines_to_see(self, text: str, places: list[int], with_signs: list[int]) -> list[int]:
         """Where the lines begin in which a pattern may match, or which are an address.
@@ -321,12 +330,16 @@ class AdvertsCleaner:
             _LINE.fullmatch(text, start, end) or (anchor in ("原标题", "阅读原文") and start == at)
         ):
             return True
-        if not self._patterns[anchor]:
+        patterns = self._patterns[anchor]
+        if not patterns:
             return False
         window = text[max(start, at - 64) : min(end, at + 64)]
-        if anchor in self._needed and not any(word in window for word in self._needed[anchor]):
+        if anchor in self._needed and _has_none(window, self._needed[anchor]):
             return False
-        return any(pattern.search(window) for pattern in self._patterns[anchor])
+        for pattern in patterns:  # noqa: SIM110 - a generator costs as much as the search
+            if pattern.search(window):
+                return True
+        return False
 
     def _cleaned(self, line: str, places: list[int], edits: Counter[str]) -> str:
         """The line, with its line end, as it stays; "" if it goes. `places`: where anchors may begin."""
@@ -397,6 +410,13 @@ class AdvertsCleaner:
                 if not told:
                     return True
         return False
+
+
+def _has_none(text: str, words: list[str]) -> bool:
+    for word in words:  # noqa: SIM110 - as above
+        if word in text:
+            return False
+    return True
 
 
 def _between(places: list[int], start: int, end: int) -> list[int]:

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from jielong.data.cleaning.scan import codes_of
 from jielong.data.compiled import kernel
 
-LESS, AND, LINK, COLON = 1, 2, 4, 8  # beginnings of markup outside code: < and a letter / ! ?; & and a letter #; ](; ]:
+# Beginnings of markup outside code: < and a letter / ! ?; & and a letter #; ](; ]:; of the first, < and s S !, and < and ! ?
+LESS, AND, LINK, COLON, SECRET, DECLARED = 1, 2, 4, 8, 16, 32
 MOST_BLANKS = 255  # before indented code that begins the text
 BLOCK, BREAK, CELL, DOUBTFUL = 1, 2, 3, 4  # kinds of a tag's name, 0 the others; the last is a bit
 NEW = ("", "\n", "\t", " ")  # what may stand in place of a tag
@@ -51,7 +52,7 @@ def code_spans(text: str, inline: bool = True) -> list[tuple[int, int]]:
 
 def find_code(text: str, inline: bool = True) -> tuple[NDArray[np.int32], int]:
     """Code as start, end, start, ... in characters, and the beginnings of markup outside it: LESS | AND | LINK |
-    COLON."""
+    COLON | SECRET | DECLARED."""
     codes = codes_of(text)
     most = (len(codes) + 1) // 3  # no code is shorter than three characters, its line feed counted
     found = np.empty(2 * most, np.int32)
@@ -132,6 +133,10 @@ def _find_code(codes, spaces, inline, found):  # type: ignore[no-untyped-def]
                 letter = 97 <= (after_code | 32) <= 122
                 if code == 60 and (letter or after_code == 47 or after_code == 33 or after_code == 63):
                     marks |= LESS
+                    if after_code == 33 or after_code == 63:
+                        marks |= DECLARED
+                    if after_code == 33 or after_code | 32 == 115:
+                        marks |= SECRET
                 elif code == 38 and (letter or after_code == 35):
                     marks |= AND
                 elif code == 93 and after_code == 40:

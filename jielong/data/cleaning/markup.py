@@ -34,10 +34,12 @@ from jielong.data.cleaning.codespans import (
     BREAK,
     CELL,
     COLON,
+    DECLARED,
     DOUBTFUL,
     LESS,
     LINK,
     NEW,
+    SECRET,
     SPACES,
     find_code,
     find_tags,
@@ -100,6 +102,8 @@ _SHOWN = re.compile(  # tags that the page shows, with what stands between two o
     rf"{_LESS}[/!]?[A-Za-z-][^\n`{_LESS}{_OPEN}>]*>(?:[^\n`{_LESS}{_OPEN}{_HAN}]*{_LESS}[/!]?[A-Za-z-][^\n`{_LESS}{_OPEN}>]*>)*"
 )
 _MARK = re.compile(rf"{_OPEN}([0-9]+){_CLOSE}")
+_ANY_MARK = re.compile(rf"{_OPEN}[0-9]+{_CLOSE}")
+_MARKS: list[str] = []  # those that were needed so far
 _ASCII_WORD = re.compile(r"[A-Za-z0-9_\])]")
 
 
@@ -154,8 +158,8 @@ class MarkupCleaner:
         marked = _marked(text, bounds)
         before = marked
         if self._html:
-            marked = _strip_html(marked, edits)
-        if self._links:
+            marked = _strip_html(marked, edits, beginnings)
+        if self._links and (beginnings & (LINK | COLON) or marked is not before):
             marked = strip_links(marked, edits)
         if self._marks:
             marked = strip_marks(marked, edits)
@@ -163,11 +167,13 @@ class MarkupCleaner:
             return text
         if not bounds:
             return marked
-        parts = _MARK.split(marked)
         code = _pieces(text, bounds[::2], bounds[1::2])
-        if len(parts) > 2 * len(code):  # none has gone
-            parts[1::2] = code
+        between = _ANY_MARK.split(marked)
+        if len(between) > len(code):  # no mark has gone
+            parts = [""] * (2 * len(code) + 1)
+            parts[::2], parts[1::2] = between, code
         else:
+            parts = _MARK.split(marked)
             parts[1::2] = [code[int(number)] for number in parts[1::2]]
         return "".join(parts)
 
@@ -178,7 +184,9 @@ def _marked(text: str, bounds: list[int]) -> str:
         return text
     parts = [""] * (len(bounds) + 1)
     parts[::2] = _pieces(text, [0, *bounds[1::2]], [*bounds[::2], len(text)])
-    parts[1::2] = [f"{_OPEN}{number}{_CLOSE}" for number in range(len(bounds) // 2)]
+    for number in range(len(_MARKS), len(bounds) // 2):
+        _MARKS.append(f"{_OPEN}{number}{_CLOSE}")
+    parts[1::2] = _MARKS[: len(bounds) // 2]
     return "".join(parts)
 
 
@@ -186,12 +194,16 @@ def _pieces(text: str, starts: list[int], ends: list[int]) -> list[str]:
     return [text[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
-def _strip_html(text: str, edits: Counter[str]) -> str:
-    if "<" in text and _HTML_START.search(text):
-        text = _without_scripts(text, edits)
-        text = counted(_DECLARATION, "", text, edits, "html_tag")
+def _strip_html(text: str, edits: Counter[str], beginnings: int) -> str:
+    """The text, code out of it, without HTML; `beginnings`: as find_code tells them."""
+    before = text
+    if beginnings & LESS:
+        if beginnings & SECRET:
+            text = _without_scripts(text, edits)
+        if beginnings & DECLARED or text is not before:  # what goes may bring two halves together
+            text = counted(_DECLARATION, "", text, edits, "html_tag")
         text = _without_tags(text, edits)
-    if "&" in text and _ENTITY.search(text):
+    if (beginnings & AND or text is not before) and "&" in text and _ENTITY.search(text):
         text = _decoded(text, edits)
     return text
 

@@ -33,6 +33,7 @@ SLACK = 2.2
 LEADERS = 16
 CHANCE = 1 / 256  # two bytes of different hashes agree by accident
 PART_DOCUMENTS = 4_000_000  # of a band are sorted at a time: 64 MB
+SIEVE_PLACES = 4  # bytes for each document of a band, at least
 SLICE = 1 << 15  # documents checked at a time
 
 Pairs = NDArray[np.int64]  # [pairs, 3]: document, leader, functions that agree
@@ -149,8 +150,13 @@ def _groups(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The values that share a key with another, those of a key together and best rank first, and the number of each key.
 
-    Nearly all keys are alone, and sorting by key only is several times as fast, so ranks are looked at afterwards.
+    Nearly all keys are alone, so they are sifted before they are sorted; and sorting by key only is several times as fast,
+    so ranks are looked at afterwards.
     """
+    some = np.empty(len(keys), np.int64)
+    places = 1 << max(SIEVE_PLACES * len(keys), 2).bit_length()
+    some = some[: _sift(keys, np.zeros(places, np.uint8), np.uint64(64 - places.bit_length() + 1), some)]
+    keys, values = keys[some], values[some]
     order = np.argsort(keys)
     found = keys[order]
     same = found[1:] == found[:-1]
@@ -159,6 +165,20 @@ def _groups(
     order = np.lexsort((values, rank[values], found))
     found, values = found[order], values[order]
     return values, np.cumsum(np.concatenate([[0], found[1:] != found[:-1]])) if len(found) else np.empty(0, np.int64)
+
+
+@kernel
+def _sift(keys, sieve, shift, some):  # type: ignore[no-untyped-def]
+    """Where the keys stand that share a place of the sieve with another: all that are equal, and a few others."""
+    one = np.uint8(1)
+    for n in range(len(keys)):
+        place = keys[n] >> shift
+        sieve[place] = (sieve[place] << one) | one  # 0, 1, 3, 7, ...: the second bit says twice
+    found = 0
+    for n in range(len(keys)):
+        some[found] = n
+        found += (sieve[keys[n] >> shift] >> one) & one
+    return found
 
 
 def _check_groups(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jielong.data.compiled import kernel
 from jielong.data.measuring import measure_plain
 from jielong.data.measuring.codepoints import (
     ALNUM,
@@ -75,7 +76,8 @@ def _columns(
     weights = np.stack(
         [(flags & bit) != 0 for bit in asked] + [script == index + 1 for index in range(len(TAGS))], axis=1
     )
-    totals = (histogram.astype(np.float64) @ weights.astype(np.float64)).astype(np.int64)  # exact below 2^53
+    totals = np.zeros((len(histogram), weights.shape[1]), np.int64)
+    _add_up(histogram, weights, totals)
 
     def having(bit: int) -> NDArray[np.int64]:
         return totals[:, asked.index(bit)]
@@ -118,6 +120,18 @@ def _columns(
         "bad_char_ratio": ratio(having(BAD) + n["mojibake"], length),
         "url_ratio": ratio(n["url"], length),
     }
+
+
+@kernel
+def _add_up(histogram, weights, totals):  # type: ignore[no-untyped-def]
+    """totals += histogram @ weights. Documents hold few of the classes; and a product of NumPy's, in float64, wakes the
+    threads of its library, which then spin on cores that others use: a tenth of the whole stage's processor time."""
+    for doc in range(len(histogram)):
+        for kind in range(histogram.shape[1]):
+            count = np.int64(histogram[doc, kind])
+            if count:
+                for column in range(weights.shape[1]):
+                    totals[doc, column] += count * weights[kind, column]
 
 
 @functools.cache

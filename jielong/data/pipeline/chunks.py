@@ -14,6 +14,8 @@ chunk is done when its folder is there.
 
 from __future__ import annotations
 
+import math
+import mmap
 import os
 import shutil
 from dataclasses import dataclass
@@ -118,6 +120,36 @@ def array(work: Path, number: int, name: str) -> Column:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}); delete {work} and run the data stage again") from None
     return found
+
+
+class Stored:
+    """The arrays of one name of a pass's chunks, looked at again and again: what numpy.load(mmap_mode="r") gives, at a tenth
+    of its price, for which the head of each file is read once. A file is open only while its array is in use."""
+
+    def __init__(self, work: Path, name: str) -> None:
+        self._work, self._name = work, name
+        self._heads: dict[int, tuple[int, tuple[int, ...], str, Any]] = {}
+
+    def __getitem__(self, number: int) -> Column:
+        """The array of a chunk, not read until it is looked at. Raises DataError when it cannot be read."""
+        path = chunk_folder(self._work, number) / f"{self._name}.npy"
+        head = self._heads.get(number)
+        if head is None:
+            found = array(self._work, number, self._name)
+            order: Any = "C" if found.flags.c_contiguous else "F"
+            head = self._heads[number] = path.stat().st_size - found.nbytes, found.shape, order, found.dtype
+        start, shape, order, dtype = head
+        size = math.prod(shape)
+        if not size:
+            return np.empty(shape, dtype)
+        try:
+            with path.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return np.frombuffer(mapped, dtype, size, start).reshape(shape, order=order)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path}: cannot be read ({error}); delete {self._work} and run the data stage again"
+            ) from None
 
 
 # -------------------------------------------------------------------------------------------------------- tables

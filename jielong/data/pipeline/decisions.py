@@ -23,7 +23,7 @@ from jielong.data.measuring.filters import breaks, rules_of
 from jielong.data.mining.counting import Chunk
 from jielong.data.mining.listing import Row, read_listing
 from jielong.data.mining.mining import Mined, mine
-from jielong.data.pipeline.chunks import array, read_columns, read_documents
+from jielong.data.pipeline.chunks import Stored, array, read_columns, read_documents
 from jielong.data.pipeline.plan import Plan
 from jielong.data.steps import Exact, Filter, Fragments, Lines, Near, Rule
 from jielong.progress import Progress
@@ -167,9 +167,8 @@ class Deciding:
 
         A chunk's file is open only while its rows are copied: there may be more chunks than files may be open.
         """
-        first = array(self.work, 0, name)
-        width, dtype = first.shape[1], first.dtype
-        del first
+        stored = Stored(self.work, name)
+        width, dtype = stored[0].shape[1], stored[0].dtype
 
         def rows(numbers: NDArray[np.int64], column: int | None = None) -> NDArray[Any]:
             out = np.empty((len(numbers), width) if column is None else len(numbers), dtype)
@@ -181,7 +180,7 @@ class Deciding:
             for number in np.flatnonzero(np.diff(bounds)).tolist():
                 part = slice(int(bounds[number]), int(bounds[number + 1]))
                 here, local = part if order is None else order[part], numbers[part] - self.starts[number]
-                values = array(self.work, number, name)
+                values = stored[number]
                 out[here] = values[local] if column is None else values[local, column]
             return out
 

@@ -80,6 +80,20 @@ class Docs:
         data, offsets = self.encoded()
         return str(data.data[int(offsets[row]) : int(offsets[row + 1])], "utf-8")
 
+    def utf8(self, row: int) -> bytes:
+        """One text in bytes."""
+        data, offsets = self.encoded()
+        return data.data[int(offsets[row]) : int(offsets[row + 1])].tobytes()
+
+    def opening(self, row: int, chars: int) -> str:
+        """The first characters of one text, without making a string of all of it."""
+        if self._strings is not None:
+            return self._strings[row][:chars]
+        data, offsets = self.encoded()
+        start = int(offsets[row])
+        piece = data.data[start : min(start + 4 * chars, int(offsets[row + 1]))]  # none is longer than four bytes
+        return str(piece, "utf-8", "ignore")[:chars]  # the last may be cut in two
+
     def head(self, row: int) -> bytes:
         """The first bytes of one text."""
         data, offsets = self.encoded()

@@ -239,7 +239,7 @@ def _figures(
         "lengths": {
             name: histogram("text_len", chars[mask]) for name, mask in (("train", ~held), ("validation", held))
         },
-        "preview": [[setting.sources[int(sources[row])], docs.text(row)[:200]] for row in range(min(3, len(docs)))],
+        "preview": [[setting.sources[int(sources[row])], docs.opening(row, 200)] for row in range(min(3, len(docs)))],
     }
 
 
@@ -257,7 +257,7 @@ def repeated_lines(docs: Docs, characters: NDArray[np.int32]) -> list[tuple[str,
     rows = np.searchsorted(starts, places[often], side="right") - 1
     found = []
     for row, place, count in zip(rows.tolist(), places[often].tolist(), counts[often].tolist(), strict=True):
-        line = docs.text(row).split("\n")[place - int(starts[row])].strip()
+        line = str(docs.utf8(row).split(b"\n")[place - int(starts[row])], "utf-8").strip()
         found.append((line[:MAX_REPEATED_CHARS], count))
     return found
 

@@ -289,12 +289,11 @@ class Worker:
     ) -> tuple[Docs, NDArray[np.uint32]]:
         cleaner, label = self._cleaners.texts[step], self.plan.labels[step]
         secret = isinstance(self.plan.steps[step], PersonalData)
-        texts, changed, gone = docs.texts, dict[int, str](), set()
+        texts, places, changed, gone = docs.texts, docs.places, dict[int, str](), set()
         edits = Counter[str]()
         for row in chosen.tolist():
             text = texts[row]
-            if edits:  # of the document before
-                edits = Counter()
+            edits.clear()  # those of the document before
             try:
                 new = cleaner(text, edits)
             except DropDocument as drop:
@@ -307,7 +306,7 @@ class Worker:
                 recorder.reject(Reject(text, docs.places[row], label, "empty", f"nothing is left of it: {dict(edits)}"))
                 gone.add(row)
                 continue
-            recorder.edited(label, text, new, docs.places[row], edits, secret)
+            recorder.edited(label, text, new, places[row], edits, secret)
             changed[row] = new
         encoded = docs.replace(changed)
         if changed and scanner is not None:  # a step behind may have something to do now
@@ -364,7 +363,8 @@ class Worker:
                 plan = near.layout(options.similarity, options.permutations)
                 lows, bands = prints.signatures(*folded, options.ngram, plan.permutations, plan.bands, plan.rows)
                 np.save(folder / f"{step}.signature.npy", lows, allow_pickle=False)
-                np.save(folder / f"{step}.bands.npy", bands, allow_pickle=False)
+                # by column: they are read a band at a time
+                np.save(folder / f"{step}.bands.npy", np.asfortranarray(bands), allow_pickle=False)
             elif isinstance(options, Fragments):
                 hashes, starts = gram_hashes(data, offsets, options.min_chars)
                 np.save(folder / f"{step}.hashes.npy", hashes, allow_pickle=False)

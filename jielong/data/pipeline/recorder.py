@@ -17,6 +17,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from jielong.data.compiled import kernel
 from jielong.data.measuring.columns import COLUMNS
 from jielong.data.measuring.filters import breaks
 from jielong.data.pipeline.chunks import Reject
@@ -45,11 +46,11 @@ class Sampler:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.rows: list[Sample] = []
-        self._bound = float("inf")
+        self.bound = float("inf")
 
     def wants(self, key: float) -> bool:
         """Whether a sample of this key would be kept: ask before making it."""
-        return key < self._bound
+        return key < self.bound
 
     def add(self, key: float, sample: Sample) -> None:
         """Add one; the largest key leaves when there are too many."""
@@ -65,7 +66,7 @@ class Sampler:
     def _shrink(self) -> None:
         self.rows = smallest(self.rows, self.limit)
         if len(self.rows) == self.limit:
-            self._bound = self.rows[-1]["key"]
+            self.bound = self.rows[-1]["key"]
 
 
 def nearest(rows: NDArray[np.int64], distance: NDArray[np.float64]) -> list[int]:
@@ -104,10 +105,33 @@ def edges_of(column: str) -> NDArray[np.float64]:
 def histogram(column: str, values: NDArray[Any]) -> list[int]:
     """How many values fall between the edges; what lies outside falls into the last bin, what is missing nowhere."""
     edges = edges_of(column)
-    numbers = np.asarray(values, np.float64)
-    numbers = np.clip(numbers[np.isfinite(numbers)], edges[0], edges[-1])
-    counts: list[int] = np.histogram(numbers, edges)[0].tolist()
-    return counts
+    counts = np.zeros(len(edges) - 1, np.int64)
+    _count(np.asarray(values, np.float64), edges, edges[-1] == 1, counts)
+    found: list[int] = counts.tolist()
+    return found
+
+
+@kernel
+def _count(values, edges, even, counts):  # type: ignore[no-untyped-def]
+    """As numpy.histogram of the values cut off at the first and last edge, without sorting them.
+
+    even: the edges stand at even distances from 0 to 1, so that a value's bin can be guessed."""
+    bins = len(counts)
+    for value in values:
+        if not np.isfinite(value):
+            continue
+        place, left = 0, bins
+        if even:
+            place = int(min(max(value, 0.0), 1.0) * bins)
+            place -= place == bins
+            place -= edges[place] > value and place > 0
+            place += place + 1 < bins and edges[place + 1] <= value
+        else:
+            while left > 1:  # halved without a branch that is hard to foresee
+                half = left // 2
+                place += half * (edges[place + half] <= value)
+                left -= half
+        counts[place] += 1
 
 
 class Recorder:
@@ -168,15 +192,16 @@ class Recorder:
         """A step changed a text. `secret`: what it took away is not to be shown, only its form."""
         step = self.steps[label]
         step["edited"] += 1
-        step["by_source"][self.sources[int(place["source"])]]["edited"] += 1
+        step["by_source"][self.sources[place["source"]]]["edited"] += 1
         counts = step["edits"]
         for kind, number in edits.items():  # Counter.update is written in Python
             counts[kind] += number
         luck = xxhash.xxh3_64_intdigest(before[:CHANCE_CHARS].encode("utf-8"))
+        samplers = self._samples
         for kind in edits:
             key = ((luck ^ salt(kind)) * FACTOR & MASK) / 2**64
-            sampler = self._sampler(label, kind, "edit", EDIT_SAMPLES)
-            if sampler.wants(key):
+            sampler = samplers.get((label, kind, "edit")) or self._sampler(label, kind, "edit", EDIT_SAMPLES)
+            if key < sampler.bound:
                 sampler.add(key, {"before": before, "after": after, "secret": secret, "place": place})
 
     def split(self, label: str, place: Any, pieces: int) -> None:
@@ -255,7 +280,8 @@ class Recorder:
         sampler = self._sampler(label, rule, kind, RULE_SAMPLES)
         if sampler.wants(key):
             shown = value if isinstance(value, str) else float(value)
-            sampler.add(key, self._sample(docs.text(row), docs.places[row]) | {"value": shown})
+            sample = {"text": docs.opening(row, SAMPLE_CHARS), "chars": int(docs.lengths()[row])}
+            sampler.add(key, sample | self._place(docs.places[row]) | {"value": shown})
 
     def _edit(self, row: Sample) -> Sample:
         old, new = around(row["before"], row["after"])
@@ -264,7 +290,10 @@ class Recorder:
         return {"key": row["key"], "before": old, "after": new} | self._place(row["place"])
 
     def _sampler(self, label: str, rule: str, kind: str, limit: int) -> Sampler:
-        return self._samples.setdefault((label, rule, kind), Sampler(limit))
+        found = self._samples.get((label, rule, kind))
+        if found is None:
+            found = self._samples[(label, rule, kind)] = Sampler(limit)
+        return found
 
     def _sample(self, text: str, place: Any) -> Sample:
         return {"text": text[:SAMPLE_CHARS], "chars": len(text)} | self._place(place)
@@ -277,7 +306,7 @@ class Recorder:
 def around(before: str, after: str) -> tuple[str, str]:
     """Both texts, cut to where they begin to differ."""
     start = same_start(before, after)
-    ends = same_start(before[start:][::-1], after[start:][::-1])
+    ends = same_end(before[start:], after[start:])
     first, tail = max(0, start - AROUND_CHARS), max(0, ends - AROUND_CHARS)
     old, new = (text[first : len(text) - tail][:EDIT_CHARS] for text in (before, after))
     return old, new
@@ -294,6 +323,18 @@ def same_start(first: str, second: str) -> int:
     while low < high:
         middle = (low + high + 1) // 2
         if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def same_end(first: str, second: str) -> int:
+    """Characters that two texts have in common at their end, in the same way."""
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[len(first) - middle : len(first) - low] == second[len(second) - middle : len(second) - low]:
             low = middle
         else:
             high = middle - 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from jielong.data.config import Source
 from jielong.data.reading import streams
@@ -45,9 +45,10 @@ MAX_RAW_BYTES = 1 << 16  # of a bad record, kept as evidence
 MAX_DETAIL_FIELDS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A text and its place. `line` counts from 1 (the first line of a multi-line record; the row in Parquet)."""
+class Record(NamedTuple):
+    """A text and its place. `line` counts from 1 (the first line of a multi-line record; the row in Parquet).
+
+    There is one for each document, and a tuple is made four times as fast as a frozen dataclass."""
 
     text: str
     file: str

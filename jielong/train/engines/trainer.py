@@ -189,6 +189,7 @@ class Turn:
         more = {"output_router_logits": True} if self.job.model.num_experts is not None else {}
         while at.step < run.total_steps:
             self.started, self.before = time.monotonic(), at.loader.state
+            self.sums[2] = float(self.stop())
             self.read = at.loader.step(run.rows_per_step, run.rows_per_micro_batch, world.rank, world.size)
             self.waited, now = time.monotonic() - self.started, at.step
             for batch in self.read.batches:
@@ -236,7 +237,6 @@ class Turn:
         """Gradients are there, summed over ranks: step, or not. The same on all ranks."""
         engine, at = self.engine, self.at
         assert int(self.counted) == self.read.labels, "the Trainer divides by another number of labels"
-        self.sums[2] = float(self.stop())
         loss, auxiliary, stopping = add_up(engine.world, self.sums).tolist()
         self.sums.zero_()
         used, self.used = self.used, None

@@ -133,7 +133,7 @@ class DeepSpeedEngine:
         check_recipe(config, self.device)
         self._precision = Precision(config.precision, self.device)
         self.precision = self._precision.name
-        self.gradclip_factor, self.document_mask = config.gradclip_factor, config.document_mask
+        self.grad_clip, self.document_mask = config.grad_clip, config.document_mask
         self.stage, self.offload = config.zero_stage, config.cpu_offload
         self.model = model.to(self.device).train()
         self._shapes = {name: parameter.shape for name, parameter in self.model.named_parameters()}  # 3 empties them

@@ -13,7 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jielong.data.cleaning import markup
-from jielong.data.cleaning.codespans import AND, COLON, LESS, LINK, WHITESPACE, code_spans, find_code, name_number
+from jielong.data.cleaning.codespans import (
+    AND,
+    COLON,
+    DECLARED,
+    LESS,
+    LINK,
+    SECRET,
+    WHITESPACE,
+    code_spans,
+    find_code,
+    name_number,
+)
 
 HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 FENCE = re.compile(r"(`{3,}+|~{3,}+)([^\n]*)")
@@ -74,13 +85,20 @@ def beginnings_plain(text: str) -> int:
     """The twin: the beginnings of markup outside code."""
     for start, end in reversed(code_spans_plain(text)):
         text = text[:start] + "\x00" + text[end:]
-    patterns = {LESS: r"<[A-Za-z/!?]", AND: r"&[A-Za-z#]", LINK: r"\]\(", COLON: r"\]:"}
+    patterns = {
+        LESS: r"<[A-Za-z/!?]",
+        AND: r"&[A-Za-z#]",
+        LINK: r"\]\(",
+        COLON: r"\]:",
+        SECRET: "<[sS!]",
+        DECLARED: "<[!?]",
+    }
     return sum(bit for bit, pattern in patterns.items() if re.search(pattern, text))
 
 
 CODE_PARTS = [
     *("`", "``", "```", "````", "~~~", "~~~~", "\n", "\n\n", "\n```\n", "```\n", "    ", "\t", " ", "\u3000", "\x0b", "\r"),
-    *("\u2028", "中", "㐀", "𠀀", "\ud800", "a", "x y", "<b", "<", "/", "&a", "&#", "&", "](", "]", ":", " " * 252, " " * 255),
+    *("\u2028", "中", "㐀", "𠀀", "\ud800", "a", "x y", "<b", "<", "s", "S", "!", "?", "/", "&a", "&#", "&", "](", "]", ":", " " * 252, " " * 255),
 ]  # fmt: skip
 
 

@@ -132,3 +132,20 @@ def test_groups_against_all_pairs(texts: list[str]) -> None:
         if (bands[first] == bands[second]).any() and (lows[first] == lows[second]).sum() >= plan.least_agreeing:
             assert first in gone or second in gone
     assert all(leader not in gone for leader, _ in gone.values())
+
+
+@pytest.mark.parametrize("spread", [40, 1 << 63])
+def test_keys_that_are_shared_are_found(spread: int) -> None:
+    """The sieve loses no key, whether keys are well mixed or not."""
+    random = np.random.default_rng(3)
+    keys = random.integers(0, spread, 500, np.uint64)
+    keys[random.integers(0, 500, 60)] = keys[random.integers(0, 500, 60)]
+    values, rank = np.arange(500) * 2, random.permutation(1000).astype(np.uint64)
+    expected = []
+    for key in sorted(set(keys.tolist())):
+        held = [value for value, of in zip(values.tolist(), keys.tolist(), strict=True) if of == key]
+        expected += [sorted(held, key=lambda value: int(rank[value]))] if len(held) > 1 else []
+    members, groups = near._groups(keys, values, rank)
+    assert members.tolist() == [value for held in expected for value in held]
+    assert groups.tolist() == [number for number, held in enumerate(expected) for _ in held]
+    assert all(len(found) == 0 for found in near._groups(keys[:0], values[:0], rank))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jielong.data.cleaning.scan import encode
 from jielong.data.measuring.columns import COLUMNS
-from jielong.data.measuring.measure import measure
+from jielong.data.measuring.measure import _add_up, measure
 from jielong.data.measuring.measure_plain import measure_plain
 
 TEXTS = {
@@ -88,3 +88,12 @@ def test_a_document_does_not_depend_on_its_neighbours(name: str) -> None:
     alone = measure(*encode([TEXTS[name]]))
     among = measure(*encode([TEXTS["many repeated"], TEXTS[name], TEXTS["code"]]))
     assert all(among[column][1] == values[0] for column, values in alone.items())
+
+
+def test_adding_up_is_a_product() -> None:
+    random = np.random.default_rng(4)
+    counts = random.integers(0, 3, (7, 9), np.int32) * random.integers(0, 1 << 30, (7, 9), np.int32)
+    weights = random.integers(0, 2, (9, 5)).astype(np.bool_)
+    totals = np.zeros((7, 5), np.int64)
+    _add_up(counts, weights, totals)
+    assert (totals == counts.astype(np.int64) @ weights.astype(np.int64)).all()

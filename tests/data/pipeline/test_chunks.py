@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,6 +90,23 @@ def test_damage_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=r"delete .* and run the data stage again"):
             read()
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (7,), (0, 4), (0,), (1, 1)])
+@pytest.mark.parametrize("order", [np.ascontiguousarray, np.asfortranarray])
+def test_stored_arrays_are_those_that_numpy_loads(tmp_path: Path, shape: tuple[int, ...], order: Any) -> None:
+    values = np.random.default_rng(1).integers(0, 1 << 60, shape, np.uint64)
+    chunks.chunk_folder(tmp_path, 2).mkdir()
+    np.save(chunks.chunk_folder(tmp_path, 2) / "keys.npy", order(values), allow_pickle=False)
+    stored = chunks.Stored(tmp_path, "keys")
+    for _ in range(2):  # the head is read once
+        found = stored[2]
+        assert found.dtype == values.dtype and found.shape == shape and (found == values).all()
+        assert (found == chunks.array(tmp_path, 2, "keys")).all()
+    (chunks.chunk_folder(tmp_path, 2) / "keys.npy").unlink()
+    if values.size:
+        with pytest.raises(DataError, match=r"delete .* and run the data stage again"):
+            stored[2]
 
 
 def test_rejects_table() -> None:

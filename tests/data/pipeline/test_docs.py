@@ -85,3 +85,14 @@ def test_whatever_happens_both_forms_and_the_lengths_agree(form: str, changes: l
     assert some.texts == plain and [some.text(row) for row in range(len(plain))] == plain
     assert [values.tobytes() for values in some.encoded()] == [values.tobytes() for values in encode(plain)]
     assert some.lengths().tolist() == list(map(len, plain)) and some.lengths().dtype == np.int32
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), min_size=1, max_size=4), st.integers(0, 13)
+)
+def test_the_opening_of_a_text(texts: list[str], chars: int) -> None:
+    for form in (list(texts), encode(texts)):
+        some = Docs(form, np.zeros(len(texts), PLACE))
+        for row, text in enumerate(texts):
+            assert some.opening(row, chars) == text[:chars]
+            assert some.utf8(row) == text.encode()

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 from jielong.data.pipeline.chunks import Reject
 from jielong.data.pipeline.docs import PLACE, Docs
-from jielong.data.pipeline.recorder import Recorder, Sampler, around, edges_of, histogram, nearest, same_start, smallest
+from jielong.data.pipeline.recorder import (
+    Recorder,
+    Sampler,
+    around,
+    edges_of,
+    histogram,
+    nearest,
+    same_end,
+    same_start,
+    smallest,
+)
 from jielong.data.steps import Rule
 
 FILES = ((0, "甲.txt", "甲.txt"), (1, "乙.txt", "乙.txt"))
@@ -75,6 +85,7 @@ def test_same_start(first: str, second: str) -> None:
         (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
     )
     assert same_start(first, second) == expected
+    assert same_end(first[::-1], second[::-1]) == expected
 
 
 def test_an_edit_is_shown_with_its_surroundings() -> None:
@@ -94,3 +105,14 @@ def test_histograms_lose_nothing_but_what_is_missing() -> None:
     assert sum(histogram("han_ratio", np.array([0, 0.5, 1, np.nan]))) == 3
     counts = histogram("text_len", np.array([0, 1, 10, 10**12]))
     assert sum(counts) == 4 and counts[-1] == 1 and len(counts) == len(edges_of("text_len")) - 1
+
+
+@pytest.mark.parametrize("column", ["han_ratio", "stopwords_ratio", "text_len", "avg_line_length"])
+def test_histograms_are_those_of_numpy(column: str) -> None:
+    edges = edges_of(column)
+    around_edges = [np.nextafter(edges, to) for to in (-np.inf, np.inf)]
+    some = np.random.default_rng(2).random(2000)
+    values = np.concatenate([edges, *around_edges, some, some * 1e9, [-1, -0.0, np.inf, -np.inf, np.nan, 1e300]])
+    finite = np.clip(values[np.isfinite(values)], edges[0], edges[-1])
+    assert histogram(column, values) == np.histogram(finite, edges)[0].tolist()
+    assert histogram(column, values[:0]) == [0] * (len(edges) - 1)
