@@ -45,18 +45,8 @@ def encode(texts: list[str]) -> tuple[Bytes, Offsets]:
 
 
 def codes_of(text: str) -> Codes:
-    """The code points of a text. (Two bytes each would do for most texts, but take longer to make.)
-
-    Those of the last text are kept: a cleaner looks at the same one two or three times."""
-    global _last
-    last, codes = _last
-    if text is not last:
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-        _last = text, codes
-    return codes
-
-
-_last: tuple[str, Codes] = ("", np.zeros(0, np.uint32))
+    """The code points of a text. (Two bytes each would do for most texts, but take longer to make.)"""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
 class Scanner:

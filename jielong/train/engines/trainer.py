@@ -20,7 +20,8 @@ and the backward pass are transformers' and accelerate's, and the losses agree w
 
 Going back to a checkpoint ends the Trainer and starts another one for the steps that remain. Everything that the Trainer would
 write or print is off. Its cost beside the torch engine: gradients are measured twice, because it always measures a norm
-itself; on a GPU attention over packed rows takes a mask, where ours has kernels that need none.
+itself; on a GPU attention over packed rows takes a mask, where ours has kernels that need none. Mixtures of experts are balanced by
+our losses from transformers' router logits; in half precision its routers compute in half, where ours stay in float32.
 
 Not here: models that no class of transformers has, shifted attention, fp8, shares of weights (use the other engines).
 """
@@ -335,8 +336,9 @@ class Rows(torch.utils.data.IterableDataset[dict[str, Any]]):
 
 def _arguments(job: Job, engine: TrainerEngine) -> Any:
     """The Trainer's settings; `max_steps` is set when a Trainer is made."""
-    from transformers import TrainingArguments
+    from transformers import Trainer, TrainingArguments
 
+    assert Trainer is not None  # imported now, which takes seconds, and not in the first step
     arguments = TrainingArguments(
         str(job.folder), max_steps=1, per_device_train_batch_size=job.plan.rows_per_micro_batch,
         gradient_accumulation_steps=job.plan.micro_batches, max_grad_norm=0.0, average_tokens_across_devices=True,
