@@ -47,7 +47,8 @@ READMES = ("README.md", "README_zh.md")
 GUIDES = ("docs/en/guide.md", "docs/zh/guide.md")
 DATA = ("docs/en/data.md", "docs/zh/data.md")
 MODEL = ("docs/en/model.md", "docs/zh/model.md")
-PAIRS = (READMES, GUIDES, DATA, MODEL)
+TRAIN = ("docs/en/train.md", "docs/zh/train.md")
+PAIRS = (READMES, GUIDES, DATA, MODEL, TRAIN)
 PAGES = ("README.md", "README_zh.md", "CHANGELOG.md", *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md")))
 RULES_OF_THE_STAGE = ("empty", *MASKS, "flagged_words", "duplicate", "near_duplicate")  # and the names of columns
 STEPS: TypeAdapter[AnyStep] = TypeAdapter(AnyStep)
@@ -127,7 +128,8 @@ def test_the_command_table_is_the_command_line(page: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "line"), [(page, line) for page in (*READMES, *GUIDES, *DATA, *MODEL) for line in command_lines(page)]
+    ("page", "line"),
+    [(page, line) for page in (*READMES, *GUIDES, *DATA, *MODEL, *TRAIN) for line in command_lines(page)],
 )
 def test_every_command_line_parses(page: str, line: str, tmp_path: Path) -> None:
     name, *arguments = shlex.split(line, comments=True)[1:]
@@ -189,7 +191,7 @@ def test_every_recipe_of_the_data_page_is_valid(page: str) -> None:
     assert {row["step"] for row in found[0]["data"]["steps"]} == set(step_names()), "the whole recipe shows every step"
 
 
-@pytest.mark.parametrize("page", [*READMES, *GUIDES, *DATA, *MODEL])
+@pytest.mark.parametrize("page", [*READMES, *GUIDES, *DATA, *MODEL, *TRAIN])
 def test_every_python_block_compiles(page: str) -> None:
     for body in blocks(page, "python"):
         compile(body, page, "exec")
@@ -449,7 +451,7 @@ def slug(title: str) -> str:
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
-@pytest.mark.parametrize("page", [*READMES, *GUIDES, *DATA, *MODEL])
+@pytest.mark.parametrize("page", [*READMES, *GUIDES, *DATA, *MODEL, *TRAIN])
 def test_every_anchor_is_a_heading(page: str) -> None:
     for target in re.findall(r"\]\(((?!https?:)[^)\s]*#[^)\s]+)\)", prose(page)):
         file, _, anchor = target.partition("#")
@@ -459,7 +461,7 @@ def test_every_anchor_is_a_heading(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", [*READMES, *GUIDES])
-@pytest.mark.parametrize("about", ["data.md", "model.md"])
+@pytest.mark.parametrize("about", ["data.md", "model.md", "train.md"])
 def test_the_pages_on_data_and_model_are_linked(page: str, about: str) -> None:
     language = "zh" if "zh" in page else "en"
     targets = [(ROOT / page).parent.joinpath(link).resolve() for link in links(prose(page))]

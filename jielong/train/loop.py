@@ -24,7 +24,7 @@ import torch
 
 from jielong.errors import CheckpointError, RecipeError, Stopped, TrainingError
 from jielong.model.config import Config as ModelConfig
-from jielong.model.transformer import CausalLM
+from jielong.model.transformer import CausalLM, Losses
 from jielong.progress import human_count, say
 from jielong.tokenizer.folder import TokenizerFolder
 from jielong.tokenizer.shards.reading import Shards
@@ -33,7 +33,7 @@ from jielong.train.config import Config
 from jielong.train.engines.interface import Engine
 from jielong.train.guard import Guard, dump
 from jielong.train.keeping import Keeper
-from jielong.train.loader import Loader, LoaderState, Mixed, open_loader
+from jielong.train.loader import Loader, LoaderState, Mixed, Step, open_loader
 from jielong.train.logbook import Logbook
 from jielong.train.schedules import warmup_cosine
 from jielong.world import add_up, largest, told
@@ -148,102 +148,146 @@ class Position:
         return self.seconds
 
 
-def train(job: Job, engine: Engine) -> dict[str, Any]:
+def train(job: Job, engine: Engine, make: Callable[[Steps], None] | None = None) -> dict[str, Any]:
     """Train to the end of the plan, from the newest checkpoint if there is one. Returns the counts for the manifest.
 
-    Raises Stopped after SIGTERM and SIGINT, when everything is saved.
+    make: makes one step or more, from where the run stands, by the methods of `Steps`; None: `make_step`. An engine whose library owns
+    the loop gives its own. Raises Stopped after SIGTERM and SIGINT, when everything is saved.
     """
-    config, run, world = job.config, job.plan, engine.world
+    run, world = job.plan, engine.world
     at = resume(job, engine)
     with (
         Logbook(job.folder, world.first, at.step, run.total_steps, run.tokens_per_step) as log,
-        Keeper(config, job.model, job.tokenizer, job.folder / "checkpoints") as keeper,
+        Keeper(job.config, job.model, job.tokenizer, job.folder / "checkpoints") as keeper,
         graceful_stop() as stop,
     ):
         if at.fresh:  # what comes once in a while is tried at once: it fails in the first minute or not at all
             first_look(job, engine, at, keeper, log)
         elif at.step < run.total_steps:
             log.event(at.step, "resumed", f"going on from step {at.step} with {engine.describe()}")
-        saved_at = time.monotonic()
+        steps = Steps(job, engine, at, keeper, log, stop)
         while at.step < run.total_steps:
-            step_started, step, before = time.monotonic(), at.step + 1, at.loader.state
-
-            # forward and backward, a micro-batch at a time
-            rows = at.loader.step(run.rows_per_step, run.rows_per_micro_batch, world.rank, world.size)
-            waited = time.monotonic() - step_started
-            sums, used = torch.zeros(3, device=engine.device), None
-            sums[2] = float(stop())
-            for number, batch in enumerate(rows.batches, 1):
-                end = number == len(rows.batches)
-                losses = engine.forward(batch, end)
-                engine.backward((losses.cross_entropy + losses.auxiliary) / rows.labels, end)
-                sums[0] += losses.cross_entropy.detach() / rows.labels
-                sums[1] += losses.auxiliary.detach() / rows.labels
-                if losses.expert_use_LE is not None:
-                    used = losses.expert_use_LE if used is None else used + losses.expert_use_LE
-            loss, auxiliary, stopping = add_up(world, sums).tolist()
-            used = None if used is None else add_up(world, used)
-
-            # the decision to step comes before the step, and is the same on all ranks
-            learning_rate = job.learning_rate(step) * at.guard.state.rate
-            objection: list[str | None] = []
-
-            def take(norm: float, loss: float = loss, found: list[str | None] = objection) -> bool:
-                found.append(at.guard.objection(loss, norm))
-                return not bool(largest(world, torch.tensor([float(found[0] is not None)], device=engine.device)))
-
-            stepped = engine.step(learning_rate, take)
-            if stepped.taken:
-                at.guard.accept(loss, stepped.norm)
-                if used is not None:
-                    engine.balance(used)
-
-            at.step, at.loss = step, _number(loss) or at.loss
-            last = step == run.total_steps
-            rate = run.tokens_per_step / (time.monotonic() - step_started)
-            record: dict[str, Any] = {"step": step, "tokens": step * run.tokens_per_step, "loss": _number(loss),
-                      "learning_rate": learning_rate, "grad_norm": _number(stepped.norm),
-                      "tokens_per_second": round(rate, 1), "seconds": round(at.tick(), 3),
-                      "loader_seconds": round(waited, 6)}  # fmt: skip
-            if config.packing == "truncated":
-                record |= {"labels": rows.labels, "left_out": rows.left_out}
-            if used is not None or config.z_loss:
-                record["auxiliary_loss"] = _number(auxiliary)
-            if used is not None:
-                record |= _expert_record(used, step % config.log_every_steps == 0 or last)
-
-            if not stepped.taken:
-                record["skipped"] = why = objection[0] if objection else "the gradients overflowed float16"
-                back = _not_taken(job, at, log, stepped.overflow, why or "another rank refused", before, record)
-                if back:
-                    log.record(record, True)
-                    go_back(job, engine, at, keeper, log)
-                    continue
-
-            if last or (config.evaluate_every_steps and step % config.evaluate_every_steps == 0):
-                validate(job, engine, at)
-                record |= {f"validation_{key}": at.validation[key] for key in ("loss", "bits_per_byte")}
-            if config.sample_every_steps and (step % config.sample_every_steps == 0 or last):
-                log.sample(step, _samples(job, engine, step))
-            log.record(record, step % config.log_every_steps == 0 or last or "validation_loss" in record)
-
-            due = config.save_every_minutes and time.monotonic() - saved_at > 60 * config.save_every_minutes
-            if world.size > 1 and config.save_every_minutes:
-                due = told(world, bool(due))  # clocks differ
-            if due or last or stopping or save_by_step(config, at, keeper):
-                save(job, engine, at, keeper, log)
-                saved_at = time.monotonic()
-            if stopping:
-                keeper.wait()
-                raise Stopped(f"train: stopped after step {step}, saved; the same command goes on from there")
+            (make or make_step)(steps)
         keeper.wait()
     return counts(job, at, engine.device.type, engine.precision)
+
+
+def make_step(steps: Steps) -> None:
+    """Forward and backward, a micro-batch at a time; decide; then what comes once in a while."""
+    rows = steps.begin()
+    for number, batch in enumerate(rows.batches, 1):
+        last = number == len(rows.batches)
+        losses = steps.engine.forward(batch, last)
+        steps.engine.backward((losses.cross_entropy + losses.auxiliary) / rows.labels, last)
+        steps.add(losses)
+    steps.decide(steps.job.learning_rate(steps.at.step + 1))
+    steps.finish()
+
+
+class Steps:
+    """What surrounds the passes of a step, whoever makes them: `begin`, `add` for each micro-batch, `decide`, `finish`."""
+
+    def __init__(
+        self, job: Job, engine: Engine, at: Position, keeper: Keeper, log: Logbook, stop: Callable[[], bool]
+    ) -> None:
+        self.job, self.engine, self.at = job, engine, at
+        self._keeper, self._log, self._stop = keeper, log, stop
+        self._saved_at = time.monotonic()
+        self._used: torch.Tensor | None = None
+
+    def begin(self) -> Step:
+        """Read this rank's rows of the next step."""
+        run, world = self.job.plan, self.engine.world
+        self._started, self._before = time.monotonic(), self.at.loader.state
+        self._sums, self._used = torch.zeros(3, device=self.engine.device), None
+        self._sums[2] = float(self._stop())
+        self.rows = self.at.loader.step(run.rows_per_step, run.rows_per_micro_batch, world.rank, world.size)
+        self._waited = time.monotonic() - self._started
+        return self.rows
+
+    def add(self, losses: Losses) -> None:
+        """A micro-batch went through."""
+        self._sums[0] += losses.cross_entropy.detach() / self.rows.labels
+        self._sums[1] += losses.auxiliary.detach() / self.rows.labels
+        if losses.expert_use_LE is not None:
+            self._used = losses.expert_use_LE if self._used is None else self._used + losses.expert_use_LE
+
+    def decide(self, learning_rate: float) -> None:
+        """All gradients are there: take the step, or not. The decision is made before the step, and is the same on all ranks."""
+        engine, at = self.engine, self.at
+        loss, auxiliary, stopping = add_up(engine.world, self._sums).tolist()
+        used = None if self._used is None else add_up(engine.world, self._used)
+        learning_rate *= at.guard.state.rate
+        self._objection: str | None = "the gradients overflowed float16"
+
+        def take(norm: float) -> bool:
+            self._objection = at.guard.objection(loss, norm)
+            refused = torch.tensor([float(self._objection is not None)], device=engine.device)
+            return not bool(largest(engine.world, refused))
+
+        self._stepped, self._stopping = engine.step(learning_rate, take), bool(stopping)
+        if self._stepped.taken:
+            at.guard.accept(loss, self._stepped.norm)
+            if used is not None:
+                engine.balance(used)
+        at.step, at.loss = at.step + 1, _number(loss) or at.loss
+        self._record = self._recorded(loss, auxiliary, used, learning_rate)
+
+    def _recorded(
+        self, loss: float, auxiliary: float, used: torch.Tensor | None, learning_rate: float
+    ) -> dict[str, Any]:
+        """What is written of the step."""
+        config, run, at = self.job.config, self.job.plan, self.at
+        rate = run.tokens_per_step / (time.monotonic() - self._started)
+        record: dict[str, Any] = {"step": at.step, "tokens": at.step * run.tokens_per_step, "loss": _number(loss),
+                  "learning_rate": learning_rate, "grad_norm": _number(self._stepped.norm),
+                  "tokens_per_second": round(rate, 1), "seconds": round(at.tick(), 3),
+                  "loader_seconds": round(self._waited, 6)}  # fmt: skip
+        if config.packing == "truncated":
+            record |= {"labels": self.rows.labels, "left_out": self.rows.left_out}
+        if used is not None or config.z_loss:
+            record["auxiliary_loss"] = _number(auxiliary)
+        if used is not None:
+            record |= _expert_record(used, at.step % config.log_every_steps == 0 or at.step == run.total_steps)
+        return record
+
+    def finish(self) -> bool:
+        """What comes after a step; returns whether the run went back to a checkpoint.
+
+        Raises Stopped when the run was asked to stop, and has saved.
+        """
+        job, engine, at, keeper, log, record = self.job, self.engine, self.at, self._keeper, self._log, self._record
+        config, step, last = job.config, at.step, at.step == job.plan.total_steps
+        if not self._stepped.taken:
+            record["skipped"] = why = self._objection or "another rank refused"
+            if _not_taken(job, at, log, self._stepped.overflow, why, self._before, record):
+                log.record(record, True)
+                go_back(job, engine, at, keeper, log)
+                return True
+
+        if last or (config.evaluate_every_steps and step % config.evaluate_every_steps == 0):
+            validate(job, engine, at)
+            record |= {f"validation_{key}": at.validation[key] for key in ("loss", "bits_per_byte")}
+        if config.sample_every_steps and (step % config.sample_every_steps == 0 or last):
+            log.sample(step, _samples(job, engine, step))
+        log.record(record, step % config.log_every_steps == 0 or last or "validation_loss" in record)
+
+        due = config.save_every_minutes and time.monotonic() - self._saved_at > 60 * config.save_every_minutes
+        if engine.world.size > 1 and config.save_every_minutes:
+            due = told(engine.world, bool(due))  # clocks differ
+        if due or last or self._stopping or save_by_step(config, at, keeper):
+            save(job, engine, at, keeper, log)
+            self._saved_at = time.monotonic()
+        if self._stopping:
+            keeper.wait()
+            raise Stopped(f"train: stopped after step {step}, saved; the same command goes on from there")
+        return False
 
 
 # ---------------------------------------------------------------------------------------- where a run stands
 
 
-def resume(job: Job, engine: Engine | None) -> Position:
+def resume(job: Job, engine: Engine) -> Position:
     """Put the engine where the newest checkpoint was, and say where the run stands.
 
     The model's weights were loaded from that checkpoint by the caller.
@@ -256,10 +300,9 @@ def resume(job: Job, engine: Engine | None) -> Position:
         trainer = checkpoints.read_state(newest)
         if trainer["fingerprint"] != job.fingerprint:
             raise CheckpointError(f"{newest}: belongs to another recipe; move the folder {job.folder} away")
-        if engine is not None:
-            engine.load(checkpoints.read_snapshot(newest, trainer, weights=False), weights=False)
+        engine.load(checkpoints.read_snapshot(newest, trainer, weights=False), weights=False)
         state = LoaderState.from_json(trainer["loader"])
-    elif engine is not None:
+    else:
         torch.manual_seed(job.seed + engine.world.rank)
     loader = open_loader(
         job.config.packing, job.shards, job.plan.sequence_length, job.seed, state, job.config.mix, whole
@@ -403,16 +446,23 @@ def _expert_record(used_LE: torch.Tensor, whole: bool) -> dict[str, Any]:
 
 @contextmanager
 def graceful_stop() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a request that the loop reads in its next step; a second one kills.
+    """Turn the first SIGINT or SIGTERM into a request that the loop reads in its next step; one after that kills.
+
+    Within a second of the first it is the same request, come in two ways (from a queue, and from the process above).
 
     Stopped, raised from inside, is given the exit status: 0 after SIGTERM (what asked for it starts the run again), else 130.
     """
     asked: list[int] = []
+    first: list[float] = []
     previous: dict[int, Any] = {}
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        asked.append(number)  # nothing is printed here: the loop may be in the middle of printing
-        _restore(previous)
+        if not asked:
+            asked.append(number)  # nothing is printed here: the loop may be in the middle of printing
+            first.append(time.monotonic())
+        elif time.monotonic() - first[0] > 1.0:
+            _restore(previous)
+            signal.raise_signal(number)
 
     try:
         for kind in (signal.SIGINT, signal.SIGTERM):

@@ -30,7 +30,7 @@ def run(config: Config, context: StageContext, folder: Path, validate: Validate,
 
     Every process of a run calls it; rank 0 writes, and does first what all need.
     """
-    from jielong.model.hf import load_folder
+    from jielong.model.hf import from_hf_config, load_folder, read_config
     from jielong.runtime import choose_device
     from jielong.train import checkpoints
     from jielong.train.engines.opening import check_engine, open_engine
@@ -49,6 +49,9 @@ def run(config: Config, context: StageContext, folder: Path, validate: Validate,
     tokenizer = dataclasses.replace(tokenizer, start_id=shards.start_id)
     built = context.run.manifest("model")
     assert built is not None, "the model stage runs first"
+    initial = context.run.stage("model")
+    longest = from_hf_config(read_config(initial), str(initial / "config.json")).max_position_embeddings
+    arithmetic = plan(config, longest, shards.available(), world.size, shards.documents)
     with joined(world, device):
         newest = None
         if world.first:
@@ -59,9 +62,7 @@ def run(config: Config, context: StageContext, folder: Path, validate: Validate,
         name = told(world, newest.name if newest is not None else None)
         newest = context.out / "checkpoints" / name if name else None
         # config.json has no word for it: the kernel is the recipe's choice, not the checkpoint's
-        model = load_folder(newest or context.run.stage("model"), attention=built["section"]["attention"])
-        longest = model.config.max_position_embeddings
-        arithmetic = plan(config, longest, shards.available(), world.size, shards.documents)
+        model = load_folder(newest or initial, attention=built["section"]["attention"])
         job = Job(config, arithmetic, model.config, context.out, shards, tokenizer, context.seed, context.fingerprint,
                   validate, sample)  # fmt: skip
         say(f"train: {arithmetic.describe()}")

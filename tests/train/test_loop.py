@@ -7,6 +7,7 @@ import multiprocessing
 import random
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,36 @@ def test_a_stop_signal_saves_and_resumes(
     run_training(tmp_path / "broken")
     assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
     assert events(tmp_path / "broken") == [(5, "resumed")]
+
+
+def test_the_same_request_that_comes_in_twice_does_not_kill(
+    run_training: RunTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue signals every process, and the process above passes the signal on."""
+
+    def twice(n: int, batch: Batch, found: Losses) -> Losses:
+        for _ in range(2 if n == 4 else 0):
+            signal.raise_signal(signal.SIGTERM)
+        return found
+
+    patched(monkeypatch, twice)
+    with pytest.raises(Stopped, match="stopped after step 5, saved"):
+        run_training(tmp_path)
+
+
+def test_one_more_request_after_a_second_kills(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: killed.append(number))
+    try:
+        with loop.graceful_stop() as stop:
+            signal.raise_signal(signal.SIGTERM)
+            assert stop() and not killed
+            moment = time.monotonic()
+            monkeypatch.setattr(loop.time, "monotonic", lambda: moment + 1.5)
+            signal.raise_signal(signal.SIGTERM)
+            assert killed == [signal.SIGTERM]  # what was there before is in charge again
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 # ------------------------------------------------------------------------------------ killed at any moment

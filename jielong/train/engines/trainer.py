@@ -32,29 +32,23 @@ import contextlib
 import gc
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from jielong.errors import ModelError, RecipeError, Stopped
+from jielong.errors import ModelError, RecipeError
 from jielong.model.config import Config as ModelConfig
 from jielong.model.experts import Routing, auxiliary_loss, expert_use
 from jielong.model.hf import reason_for_own_class, to_hf_config
 from jielong.model.transformer import IGNORE, CausalLM, Losses, with_z_loss
 from jielong.progress import say
 from jielong.runtime import random_state, restore_random_state
-from jielong.train import loop
 from jielong.train.config import Config
-from jielong.train.engines.interface import Stepped
 from jielong.train.engines.pytorch import LossModule, TorchEngine
-from jielong.train.keeping import Keeper
-from jielong.train.loader import Step
-from jielong.train.logbook import Logbook
-from jielong.train.loop import Job, Position
-from jielong.world import World, add_up, largest, told, wait
+from jielong.train.loop import Job, Steps, train
+from jielong.world import World, wait
 
 
 def train_with_trainer(job: Job, model: CausalLM, world: World) -> dict[str, Any]:
@@ -67,35 +61,21 @@ def train_with_trainer(job: Job, model: CausalLM, world: World) -> dict[str, Any
     engine = TrainerEngine(model, job.config, world)
     try:
         with _quietly(world):
-            theirs = face(model, job.config)
+            arguments = _arguments(job, engine)
+            with arguments.main_process_first():
+                theirs = face(model, job.config)
             say(f"train: {engine.describe()}, {type(theirs).__name__}, attention {theirs.config._attn_implementation}")
-            return _train(job, engine, theirs)
+
+            def make(steps: Steps) -> None:
+                arguments.max_steps = job.plan.total_steps - steps.at.step
+                gc.collect()  # what an earlier Trainer's DDP hung on the parameters; the next one brings its own
+                _trainer(arguments, Turn(steps, theirs)).train()
+
+            counts = train(job, engine, make)
+            wait(world)
+            return counts
     finally:
         engine.close()
-
-
-def _train(job: Job, engine: TrainerEngine, theirs: Any) -> dict[str, Any]:
-    run, arguments = job.plan, _arguments(job, engine)
-    with arguments.main_process_first():  # rank 0 reads the checkpoint; the others find it in memory
-        at = loop.resume(job, engine)
-    with (
-        Logbook(job.folder, engine.world.first, at.step, run.total_steps, run.tokens_per_step) as log,
-        Keeper(job.config, job.model, job.tokenizer, job.folder / "checkpoints") as keeper,
-        loop.graceful_stop() as stop,
-    ):
-        if at.fresh:
-            loop.first_look(job, engine, at, keeper, log)
-        elif at.step < run.total_steps:
-            log.event(at.step, "resumed", f"going on from step {at.step} with {engine.describe()}")
-        turn = Turn(job, engine, theirs, at, keeper, log, stop)
-        while (remaining := run.total_steps - at.step) > 0:  # again after going back
-            arguments.max_steps = remaining
-            _trainer(arguments, turn).train()
-            if at.step < run.total_steps:
-                gc.collect()  # DDP's hooks on the parameters go with it, and the next one brings its own
-        keeper.wait()
-    wait(engine.world)
-    return loop.counts(job, at, engine.device.type, engine.precision)
 
 
 def refuse(config: Config, model: ModelConfig) -> None:
@@ -166,38 +146,22 @@ def face(model: CausalLM, config: Config) -> Any:
 
 
 class Turn:
-    """What is ours in a step, in the order in which the Trainer asks for it: `rows`, `loss` of each micro-batch, `decide`, `after`."""
+    """A step as the Trainer asks for it: `rows`, `loss` of each micro-batch, `decide`; then the loop's `Steps.finish`."""
 
-    def __init__(
-        self, job: Job, engine: TrainerEngine, theirs: Any, at: Position, keeper: Keeper, log: Logbook,
-        stop: Callable[[], bool],
-    ) -> None:  # fmt: skip
-        self.job, self.engine, self.theirs, self.at = job, engine, theirs, at
-        self.keeper, self.log, self.stop = keeper, log, stop
-        self.saved_at = time.monotonic()
-        self.before, self.read, self.counted = at.loader.state, Step([], 0), torch.zeros(())
-        self.started = self.waited = 0.0
-        self.sums = torch.zeros(3, device=engine.device)  # loss, auxiliary loss, whether to stop
-        self.used: Tensor | None = None
-        self.stepped = Stepped(0.0, True)
-        self.record: dict[str, Any] = {}
-        self.objection: str | None = None
-        self.stopping = False
+    def __init__(self, steps: Steps, theirs: Any) -> None:
+        self.steps, self.theirs = steps, theirs
+        self.counted = torch.zeros(())
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """This rank's micro-batches, one step after the other. `shift_labels` is where the Trainer counts labels."""
-        run, world, at = self.job.plan, self.engine.world, self.at
-        more = {"output_router_logits": True} if self.job.model.num_experts is not None else {}
-        while at.step < run.total_steps:
-            self.started, self.before = time.monotonic(), at.loader.state
-            self.sums[2] = float(self.stop())
-            self.read = at.loader.step(run.rows_per_step, run.rows_per_micro_batch, world.rank, world.size)
-            self.waited, now = time.monotonic() - self.started, at.step
-            for batch in self.read.batches:
+        job, at = self.steps.job, self.steps.at
+        more = {"output_router_logits": True} if job.model.num_experts is not None else {}
+        while (now := at.step) < job.plan.total_steps:
+            for batch in self.steps.begin().batches:
                 assert at.step == now, "a batch was read ahead of its step"
                 labels = torch.from_numpy(batch.labels)
                 inputs = {"input_ids": torch.from_numpy(batch.inputs), "labels": labels, "shift_labels": labels} | more
-                if self.job.config.document_mask:
+                if job.config.document_mask:
                     inputs["position_ids"] = torch.from_numpy(batch.positions)
                 yield inputs
 
@@ -207,15 +171,18 @@ class Turn:
         """
         found = self._losses(outputs, labels)
         self.counted = num_items_in_batch
-        self.sums[0] += found.cross_entropy.detach() / num_items_in_batch
-        self.sums[1] += found.auxiliary.detach() / num_items_in_batch
-        if found.expert_use_LE is not None:
-            self.used = found.expert_use_LE if self.used is None else self.used + found.expert_use_LE
+        self.steps.add(found)
         return (found.cross_entropy + found.auxiliary) / num_items_in_batch * self.engine.scale
+
+    @property
+    def engine(self) -> TrainerEngine:
+        """That of the steps."""
+        assert isinstance(self.steps.engine, TrainerEngine)
+        return self.steps.engine
 
     def _losses(self, outputs: Any, labels_BT: Tensor) -> Losses:
         """Sums over labels, as CausalLM.losses, from what transformers' model gave."""
-        weight, config = self.job.config.z_loss, self.job.model
+        weight, config = self.steps.job.config.z_loss, self.steps.job.model
         if weight:
             cross_entropy, auxiliary = with_z_loss(outputs.logits.flatten(0, 1), labels_BT.flatten(), weight)
         else:
@@ -235,75 +202,9 @@ class Turn:
         return Losses(cross_entropy, auxiliary + balance, expert_use(routings))
 
     def decide(self, learning_rate: float) -> None:
-        """Gradients are there, summed over ranks: step, or not. The same on all ranks."""
-        engine, at = self.engine, self.at
-        assert int(self.counted) == self.read.labels, "the Trainer divides by another number of labels"
-        loss, auxiliary, stopping = add_up(engine.world, self.sums).tolist()
-        self.sums.zero_()
-        used, self.used = self.used, None
-        used = None if used is None else add_up(engine.world, used)
-        learning_rate *= at.guard.state.rate
-        self.objection, self.stopping = "the gradients overflowed float16", bool(stopping)
-
-        def take(norm: float) -> bool:
-            self.objection = at.guard.objection(loss, norm)
-            refused = torch.tensor([float(self.objection is not None)], device=engine.device)
-            return not bool(largest(engine.world, refused))
-
-        stepped = engine.step(learning_rate, take)
-        if stepped.taken:
-            at.guard.accept(loss, stepped.norm)
-        self._write(stepped, loss, auxiliary, used, learning_rate)
-
-    def _write(
-        self, stepped: Stepped, loss: float, auxiliary: float, used: Tensor | None, learning_rate: float
-    ) -> None:
-        """The step's record, but for validation."""
-        config, run, at = self.job.config, self.job.plan, self.at
-        at.step, at.loss = at.step + 1, loop._number(loss) or at.loss
-        last = at.step == run.total_steps
-        rate = run.tokens_per_step / (time.monotonic() - self.started)
-        self.record = {"step": at.step, "tokens": at.step * run.tokens_per_step, "loss": loop._number(loss),
-                       "learning_rate": learning_rate, "grad_norm": loop._number(stepped.norm),
-                       "tokens_per_second": round(rate, 1), "seconds": round(at.tick(), 3),
-                       "loader_seconds": round(self.waited, 6)}  # fmt: skip
-        if config.packing == "truncated":
-            self.record |= {"labels": self.read.labels, "left_out": self.read.left_out}
-        if used is not None or config.z_loss:
-            self.record["auxiliary_loss"] = loop._number(auxiliary)
-        if used is not None:
-            self.record |= loop._expert_record(used, at.step % config.log_every_steps == 0 or last)
-        self.stepped = stepped
-
-    def after(self) -> bool:
-        """What comes after a step, as in loop.train. Returns whether the run went back to a checkpoint.
-
-        Raises Stopped when the run was asked to stop, and has saved.
-        """
-        job, engine, at, keeper, log, record = self.job, self.engine, self.at, self.keeper, self.log, self.record
-        config, step, last = job.config, at.step, at.step == job.plan.total_steps
-        if not self.stepped.taken:
-            why = record["skipped"] = self.objection or "another rank refused"
-            if loop._not_taken(job, at, log, self.stepped.overflow, why, self.before, record):
-                log.record(record, True)
-                loop.go_back(job, engine, at, keeper, log)
-                return True
-        if last or (config.evaluate_every_steps and step % config.evaluate_every_steps == 0):
-            loop.validate(job, engine, at)
-            record |= {f"validation_{key}": at.validation[key] for key in ("loss", "bits_per_byte")}
-        if config.sample_every_steps and (step % config.sample_every_steps == 0 or last):
-            log.sample(step, loop._samples(job, engine, step))
-        log.record(record, step % config.log_every_steps == 0 or last or "validation_loss" in record)
-        due = config.save_every_minutes and time.monotonic() - self.saved_at > 60 * config.save_every_minutes
-        if engine.world.size > 1 and config.save_every_minutes:
-            due = told(engine.world, bool(due))  # clocks differ
-        if due or last or self.stopping or loop.save_by_step(config, at, keeper):
-            loop.save(job, engine, at, keeper, log)
-            self.saved_at = time.monotonic()
-        if self.stopping:
-            keeper.wait()
-            raise Stopped(f"train: stopped after step {step}, saved; the same command goes on from there")
-        return False
+        """Gradients are there, summed over ranks: step, or not."""
+        assert int(self.counted) == self.steps.rows.labels, "the Trainer divides by another number of labels"
+        self.steps.decide(learning_rate)
 
 
 # ---------------------------------------------------------------------------------------------- what is the Trainer's
@@ -355,7 +256,7 @@ def _trainer(arguments: Any, turn: Turn) -> Any:
     """A Trainer from where the run stands."""
     from transformers import PrinterCallback, Trainer, TrainerCallback
 
-    device, start, rows = turn.engine.device, turn.at.step, Rows(turn)
+    device, start, rows = turn.engine.device, turn.steps.at.step, Rows(turn)
     random = random_state(device)  # which Trainer's seed would overwrite
 
     class After(TrainerCallback):
@@ -363,7 +264,7 @@ def _trainer(arguments: Any, turn: Turn) -> Any:
             restore_random_state(random, device)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            if turn.after():
+            if turn.steps.finish():
                 control.should_training_stop = True
 
     class OwnRows(Trainer):
@@ -375,9 +276,9 @@ def _trainer(arguments: Any, turn: Turn) -> Any:
             return turn.engine.autocast()
 
     handle = Handle(turn)
-    total = turn.job.plan.total_steps
+    total = turn.steps.job.plan.total_steps
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        handle, lambda done: turn.job.learning_rate(min(start + done + 1, total))
+        handle, lambda done: turn.steps.job.learning_rate(min(start + done + 1, total))
     )
     trainer = OwnRows(
         turn.theirs, arguments, train_dataset=rows, compute_loss_func=turn.loss, callbacks=[After()],

@@ -62,7 +62,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, *steps: int, rank: int = 0) -> None:
     real, seen = Turn._losses, set[int]()
 
     def poisoned(self: Turn, outputs: Any, labels: torch.Tensor) -> Losses:
-        found, step = real(self, outputs, labels), self.at.step + 1
+        found, step = real(self, outputs, labels), self.steps.at.step + 1
         if step not in steps or step in seen or self.engine.world.rank != rank:
             return found
         seen.add(step)
@@ -73,14 +73,14 @@ def poison(monkeypatch: pytest.MonkeyPatch, *steps: int, rank: int = 0) -> None:
 
 def ask_to_stop(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """SIGTERM arrives when a step is done."""
-    real = Turn.after
+    real = loop.Steps.finish
 
-    def after(self: Turn) -> bool:
+    def finish(self: loop.Steps) -> bool:
         if self.at.step == step:
             signal.raise_signal(signal.SIGTERM)
         return real(self)
 
-    monkeypatch.setattr(Turn, "after", after)
+    monkeypatch.setattr(loop.Steps, "finish", finish)
 
 
 # ------------------------------------------------------------------------------------------------------- parity
