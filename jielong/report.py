@@ -61,6 +61,13 @@ STOPPED_WORDS = {
     "context": Words("the context was full", "上下文已满"),
     "stop": Words("met a stop string", "遇到停止串"),
 }
+EVENTS = 30  # of the history, in the report
+EVENT_WORDS = {
+    "resumed": Words("went on", "续训"),
+    "skipped": Words("step not taken", "该步未采用"),
+    "overflow": Words("float16 overflow", "float16 溢出"),
+    "rolled back": Words("went back", "回退"),
+}
 
 
 @dataclass(frozen=True)
@@ -269,7 +276,27 @@ def train_section(found: Contents) -> Piece:
         ("time in training steps", "训练用时", spoken(duration(counts.get("train_seconds")))),
         ("checkpoint", "检查点", checkpoint(found, counts.get("checkpoint"))),
     )
-    return body + mixture(counts.get("mix") or {}) + timelines(found)
+    return body + happened(found) + mixture(counts.get("mix") or {}) + timelines(found)
+
+
+def happened(found: Contents) -> Piece:
+    """What was out of the ordinary: steps that were not taken, going back, going on after a stop; the newest events."""
+    history = read_jsonl(found.run.stage("train") / "history.jsonl")
+    if not history:
+        return NOTHING
+    rows = []
+    for event in history[-EVENTS:]:
+        step, kind = event.get("step"), str(event.get("event") or "")
+        place = f"train/spikes/step-{step:08d}.jsonl" if isinstance(step, int) and kind == "skipped" else ""
+        there = place and (found.run.root / place).is_file()
+        words = EVENT_WORDS.get(kind, Words(kind, kind))
+        rows.append([exact(step), spoken(words), code(event.get("text")), link(place) if there else NOTHING])
+    en = f"Out of the ordinary: {len(history):,} events" + (
+        f", the last {EVENTS} of them:" if len(history) > EVENTS else ":"
+    )
+    zh = f"不寻常的事件：{len(history):,} 件" + (f"，下面是最后 {EVENTS} 件：" if len(history) > EVENTS else "：")
+    names = [say("step", "步"), say("event", "事件"), say("what and why", "经过与原因"), say("its text", "该步的文本")]
+    return paragraph(en, zh) + table(names, rows)
 
 
 def mixture(mix: dict[str, dict[str, Any]]) -> Piece:

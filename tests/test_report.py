@@ -288,6 +288,21 @@ def test_an_empty_folder_and_empty_manifests(tmp_path: Path) -> None:
     Page(write_report(empty).read_text(encoding="utf-8"))
 
 
+def test_what_was_out_of_the_ordinary_is_listed(full: Run) -> None:
+    """Skipped steps with a link to their text, going back, and only the newest of many events."""
+    folder = full.stage("train")
+    (folder / "spikes").mkdir()
+    (folder / "spikes" / "step-00000007.jsonl").write_text("{}\n", encoding="utf-8")
+    events: list[dict[str, Any]] = [{"step": n, "event": "overflow", "text": f"halved at {n}"} for n in range(40)]
+    events += [{"step": 7, "event": "skipped", "text": "not taken, loss is nan <b>"},
+               {"step": 9, "event": "rolled back", "text": "back to step-00000005"}]  # fmt: skip
+    (folder / "history.jsonl").write_bytes(b"".join(orjson.dumps(event) + b"\n" for event in events))
+    html = write_report(full).read_text(encoding="utf-8")
+    assert 'href="train/spikes/step-00000007.jsonl"' in html and "loss is nan &lt;b&gt;" in html
+    assert "42 events, the last 30 of them" in html and "halved at 11<" not in html and "halved at 12<" in html
+    assert "回退" in html and "该步未采用" in html
+
+
 def test_only_null_losses(tmp_path: Path) -> None:
     run = make_run(tmp_path, "train")
     (run.stage("train") / "metrics.jsonl").write_bytes(b'{"step":1,"tokens":100,"loss":null}\n')
