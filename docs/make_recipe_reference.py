@@ -71,7 +71,9 @@ def nested(kind: Any) -> bool:
 
 
 def tables_of(annotation: Any) -> list[type[Section]]:
-    """The tables that a list may hold: one kind, or one of several told apart by a key."""
+    """The tables that a key may hold: one that is always there, or in a list one kind, or one of several told apart by a key."""
+    if nested(annotation):
+        return [annotation]
     found: list[type[Section]] = []
     for part in typing.get_args(annotation):
         inner = typing.get_args(part)[0] if typing.get_origin(part) is typing.Annotated else part

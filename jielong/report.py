@@ -63,6 +63,7 @@ STOPPED_WORDS = {
 }
 EVENTS = 30  # of the history, in the report
 EVENT_WORDS = {
+    "stopped": Words("asked to stop", "按要求停下"),
     "resumed": Words("went on", "续训"),
     "skipped": Words("step not taken", "该步未采用"),
     "overflow": Words("float16 overflow", "float16 溢出"),

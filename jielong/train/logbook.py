@@ -2,9 +2,9 @@
 
     metrics.jsonl     one record a step, in order, each step once
     samples.jsonl     continuations of the sample prompts
-    history.jsonl     what happened: resumed, overflow, skipped, rolled back, stopped; with the reason and the numbers
+    history.jsonl     what happened: stopped, resumed, overflow, skipped, rolled back; with the reason and the numbers
     discarded.jsonl   records of steps that the run went back behind
-    spikes/           the text of every step that was not taken
+    spikes/           the text of every step that the guard refused
 
 Metrics and samples after the newest checkpoint are cut off when a killed run goes on: those steps are made again. The history is
 only ever added to.

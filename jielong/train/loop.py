@@ -169,6 +169,10 @@ def train(job: Job, engine: Engine, make: Callable[[Steps], None] | None = None)
         while at.step < run.total_steps:
             (make or make_step)(steps)
         keeper.wait()
+        if (
+            add_up(world, torch.tensor([float(stop())])).item() > 0
+        ):  # asked in the last step: what comes after is not begun
+            raise Stopped("train: stopped after the last step, saved; the same command goes on from there")
     return counts(job, at, engine.device.type, engine.precision)
 
 
@@ -280,6 +284,7 @@ class Steps:
             self._saved_at = time.monotonic()
         if self._stopping:
             keeper.wait()
+            log.event(step, "stopped", f"asked to stop, saved after step {step}")
             raise Stopped(f"train: stopped after step {step}, saved; the same command goes on from there")
         return False
 

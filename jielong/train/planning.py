@@ -48,10 +48,11 @@ SIZE_OF_HEAD = 64
 
 @dataclass(frozen=True)
 class Known:
-    """What a run's earlier stages have settled: rows of the vocabulary, training tokens of each source."""
+    """What a run's earlier stages have settled: rows of the vocabulary, training tokens of each source, documents."""
 
     vocabulary: int | None = None
     tokens: Mapping[str, int] | None = None
+    documents: int = 0
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def known_of(run: Run, sections: Mapping[str, Section]) -> Known:
         if stage not in sections or manifest is None or manifest.get("section") != sections[stage].result_fields():
             return Known()
     shards = Shards(run.stage("tokenizer") / "shards", "train")
-    return Known(shards.vocab_size, shards.available())
+    return Known(shards.vocab_size, shards.available(), shards.documents)
 
 
 def settle_vocabulary(model: ModelConfig, tokenizer: Section | None, known: Known) -> ModelConfig:
@@ -261,7 +262,7 @@ def _budget(
         settled = train.model_copy(update={"tokens": tokens, "epochs": None, "mix": None})
         run = plan(settled, config.max_position_embeddings, {"all": tokens})
     else:
-        run = plan(train, config.max_position_embeddings, dict(known.tokens or {}))
+        run = plan(train, config.max_position_embeddings, dict(known.tokens or {}), documents=known.documents)
     whole = run.total_steps * run.tokens_per_step
     flops = whole * flops_per_token(config, length)
     device_hours = flops / (device.peak(precision) * device.utilisation) / 3600

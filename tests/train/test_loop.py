@@ -246,7 +246,16 @@ def test_a_stop_signal_saves_and_resumes(
         "step-00000000", "step-00000005"]  # fmt: skip
     run_training(tmp_path / "broken")
     assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
-    assert events(tmp_path / "broken") == [(5, "resumed")]
+    assert events(tmp_path / "broken") == [(5, "stopped"), (5, "resumed")]
+
+
+def test_a_stop_in_the_last_step_stops_what_comes_after(
+    run_training: RunTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patched(monkeypatch, lambda n, batch, found: (signal.raise_signal(signal.SIGTERM) if n == 12 else None) or found)
+    with pytest.raises(Stopped, match="stopped after the last step, saved"):
+        run_training(tmp_path)
+    assert run_training(tmp_path)["steps"] == 12
 
 
 def test_the_same_request_that_comes_in_twice_does_not_kill(
