@@ -203,8 +203,10 @@ class Steps:
         """Read this rank's rows of the next step."""
         run, world = self.job.plan, self.engine.world
         self._started, self._before = time.monotonic(), self.at.loader.state
-        self._sums, self._used = torch.zeros(3, device=self.engine.device), None
+        self._sums, self._used = torch.zeros(4, device=self.engine.device), None
         self._sums[2] = float(self._stop())
+        minutes = self.job.config.save_every_minutes
+        self._sums[3] = float(world.first and minutes is not None and self._started - self._saved_at > 60 * minutes)
         self.rows = self.at.loader.step(run.rows_per_step, run.rows_per_micro_batch, world.rank, world.size)
         self._waited = time.monotonic() - self._started
         return self.rows
@@ -219,17 +221,19 @@ class Steps:
     def decide(self, learning_rate: float) -> None:
         """All gradients are there: take the step, or not. The decision is made before the step, and is the same on all ranks."""
         engine, at = self.engine, self.at
-        loss, auxiliary, stopping = add_up(engine.world, self._sums).tolist()
+        loss, auxiliary, stopping, due = add_up(engine.world, self._sums).tolist()
         used = None if self._used is None else add_up(engine.world, self._used)
         learning_rate *= at.guard.state.rate
         self._objection: str | None = "the gradients overflowed float16"
 
         def take(norm: float) -> bool:
             self._objection = at.guard.objection(loss, norm)
+            if engine.world.size == 1:
+                return self._objection is None
             refused = torch.tensor([float(self._objection is not None)], device=engine.device)
             return not bool(largest(engine.world, refused))
 
-        self._stepped, self._stopping = engine.step(learning_rate, take), bool(stopping)
+        self._stepped, self._stopping, self._due = engine.step(learning_rate, take), bool(stopping), bool(due)
         if self._stepped.taken:
             at.guard.accept(loss, self._stepped.norm)
             if used is not None:
@@ -276,10 +280,7 @@ class Steps:
             log.sample(step, _samples(job, engine, step))
         log.record(record, step % config.log_every_steps == 0 or last or "validation_loss" in record)
 
-        due = config.save_every_minutes and time.monotonic() - self._saved_at > 60 * config.save_every_minutes
-        if engine.world.size > 1 and config.save_every_minutes:
-            due = told(engine.world, bool(due))  # clocks differ
-        if due or last or self._stopping or save_by_step(config, at, keeper):
+        if self._due or last or self._stopping or save_by_step(config, at, keeper):
             save(job, engine, at, keeper, log)
             self._saved_at = time.monotonic()
         if self._stopping:

@@ -362,7 +362,7 @@ def test_auxiliary_loss_keeps_no_graph(
     monkeypatch.setattr(loop, "add_up", lambda world, tensor: found.append(tensor) or tensor)
     shape = SHAPE.model_copy(update={"num_experts": 4, "moe_intermediate_size": 8})
     run_training(tmp_path, shape=shape, micro_batch_tokens=16, tokens=2 * 64)
-    assert len(found) == 4  # losses and expert use of two steps
+    assert len(found) == 5  # losses and expert use of two steps, and whether to stop
     assert all(tensor.grad_fn is None and not tensor.requires_grad for tensor in found) and found[0][1] > 0
 
 
