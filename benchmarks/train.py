@@ -43,8 +43,9 @@ from jielong.tokenizer.shards.reading import Shards
 from jielong.tokenizer.stage import run as run_tokenizer
 from jielong.train.config import Config as TrainConfig
 from jielong.train.engines.pytorch import TorchEngine
+from jielong.train.job import Job, plan
 from jielong.train.loader import PackedLoader
-from jielong.train.loop import Job, plan, train
+from jielong.train.loop import train
 
 LEARNING_RATE = 1e-4
 SEED = 1

@@ -83,6 +83,7 @@ def _run(
     chain = workflow.needed(loaded, wanted[-1]) if stages is not None else wanted
     elsewhere = None
     if devices > 1 and "train" in chain:
+        _check_processes(loaded, devices)
         check_devices(devices, getattr(loaded.sections["train"], "device", "auto"))
         again = ["train", *_options(recipe, data, settings, runs_dir, name), *(["--fresh"] if fresh else [])]
         elsewhere = functools.partial(train, again, devices)
@@ -117,6 +118,16 @@ def _commands(name: str, options: list[str], nodes: int, devices: int, json: boo
                          if title != "slurm" else f"# {title}: a file for sbatch\n{text}"
                          for title, text in found.items()))  # fmt: skip
     return {"commands": found}
+
+
+def _check_processes(loaded: Any, processes: int) -> None:
+    """Refuse a number of processes that a step cannot be divided among, before any is started."""
+    from jielong.model.config import Config as ModelConfig
+    from jielong.train.config import Config as TrainConfig
+    from jielong.train.config import check_processes
+
+    longest = loaded.section("model", ModelConfig).max_position_embeddings
+    check_processes(loaded.section("train", TrainConfig), longest, processes)
 
 
 def _presets(json: bool) -> dict[str, Any]:
@@ -212,8 +223,11 @@ def _stage_command(stage: str) -> None:
         if print_commands:
             from jielong.recipe import load
 
-            run_name = load(recipe, settings, data, name).name
-            return _commands(run_name, _options(recipe, data, settings, runs_dir, name), nodes or 2, devices, json)
+            if fresh:
+                raise InputError("--fresh: not together with --print-commands; run jielong model RECIPE --fresh first")
+            loaded = load(recipe, settings, data, name)
+            _check_processes(loaded, (nodes or 2) * devices)
+            return _commands(loaded.name, _options(recipe, data, settings, runs_dir, name), nodes or 2, devices, json)
         if nodes is not None:
             raise InputError("--nodes: several machines are started from outside; add --print-commands to see how")
         return _run(recipe, [stage], data, settings, runs_dir, name, fresh, json, devices=devices)

@@ -286,7 +286,8 @@ export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)) OMP_NUM_THREADS=$SLURM_CPUS
 
 again() {{  # asked to stop: training saves, exits with 0, and the job is queued again
   kill -TERM "$training"
-  wait "$training" && scontrol requeue "$SLURM_JOB_ID"
+  wait "$training" || [ $? -eq 143 ] || exit  # 143: it had not begun yet
+  scontrol requeue "$SLURM_JOB_ID"
   exit
 }}
 trap again TERM

@@ -6,13 +6,17 @@ A run that was killed may have written records past its last checkpoint. On resu
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from jielong.errors import FULL
 from jielong.runs import write_bytes
+
+BUFFER = 1 << 20  # bytes; records that a full disk did not take wait there
 
 
 class JsonLines:
@@ -21,22 +25,34 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=BUFFER)
 
     def write(self, record: dict[str, Any]) -> None:
+        """Write a record. On a full disk it stays in memory, and is written with a later one."""
         self._file.write(orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
-        self._file.flush()
+        try:
+            self._file.flush()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
 
     def sync(self) -> None:
-        """Put everything written so far on disk: a checkpoint must not outlive the records before it."""
+        """Put everything written so far on disk: a checkpoint must not outlive the records before it. Raises OSError."""
+        self._file.flush()
         os.fsync(self._file.fileno())
 
     def __enter__(self) -> JsonLines:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.sync()
-        self._file.close()
+    def __exit__(self, kind: object = None, *rest: object) -> None:
+        try:
+            self.sync()
+        except OSError:
+            if kind is None:
+                raise
+        finally:
+            with contextlib.suppress(OSError):  # it tries once more
+                self._file.close()
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

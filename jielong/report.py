@@ -273,6 +273,13 @@ def train_section(found: Contents) -> Piece:
         ("final training loss", "最终训练损失", exact(counts.get("final_loss"), ".4f")),
         ("validation, bits per byte", "验证集每字节比特", exact(counts.get("validation_bits_per_byte"), ".4f")),
         ("device, precision", "设备与精度", code(" ".join(where) or None)),
+        (
+            "engine, processes",
+            "引擎与进程数",
+            code(" ".join(str(counts[key]) for key in ("engine", "processes") if key in counts) or None),
+        ),
+        ("steps not taken", "未采用的步", exact(counts.get("not_taken") or None)),
+        ("times back to a checkpoint", "回退次数", exact(counts.get("rolled_back") or None)),
         ("speed", "速度", say(f"{speed.en} tokens/s", f"{speed.zh}词元/秒") if speed else NOTHING),
         ("time in training steps", "训练用时", spoken(duration(counts.get("train_seconds")))),
         ("checkpoint", "检查点", checkpoint(found, counts.get("checkpoint"))),
@@ -291,12 +298,13 @@ def happened(found: Contents) -> Piece:
         place = f"train/spikes/step-{step:08d}.jsonl" if isinstance(step, int) and kind == "skipped" else ""
         there = place and (found.run.root / place).is_file()
         words = EVENT_WORDS.get(kind, Words(kind, kind))
-        rows.append([exact(step), spoken(words), code(event.get("text")), link(place) if there else NOTHING])
+        text = str(event.get("text") or "").split("; its text is in")[0]
+        rows.append([data(text), exact(step), spoken(words), link(place) if there else NOTHING])
     en = f"Out of the ordinary: {len(history):,} events" + (
         f", the last {EVENTS} of them:" if len(history) > EVENTS else ":"
     )
     zh = f"不寻常的事件：{len(history):,} 件" + (f"，下面是最后 {EVENTS} 件：" if len(history) > EVENTS else "：")
-    names = [say("step", "步"), say("event", "事件"), say("what and why", "经过与原因"), say("its text", "该步的文本")]
+    names = [say("what and why", "经过与原因"), say("step", "步"), say("event", "事件"), say("its text", "该步的文本")]
     return paragraph(en, zh) + table(names, rows)
 
 

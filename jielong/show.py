@@ -61,9 +61,10 @@ def key_figure(stage: str, counts: dict[str, Any]) -> str:
     if stage == "model":
         return f"{human_count(counts['parameters'])} parameters, {counts['hf_class']}"
     if stage == "train":
+        loss = "not finite" if counts["final_loss"] is None else f"{counts['final_loss']:.3f}"
         return (
-            f"{counts['steps']:,} steps, {human_count(counts['tokens'])} tokens, loss {counts['final_loss']:.3f}, "
-            f"{human_count(counts['tokens_per_second'])} tokens/s"
+            f"{counts['steps']:,} steps, {human_count(counts['tokens'])} tokens, loss {loss}, "
+            f"{human_count(counts['tokens_per_second'])} tokens/s" + _trouble(counts)
         )
     if stage == "infer":
         return f"{counts['prompts']} prompts continued"
@@ -257,3 +258,15 @@ def check_report(result: dict[str, Any], out: Path | None) -> str:
     if out is not None:
         parts.append(f"clean copies and rejects.jsonl are in {out}")
     return "\n".join(parts)
+
+
+def _trouble(counts: dict[str, Any]) -> str:
+    """What a training had to put up with, if anything."""
+    found = [
+        (counts.get("not_taken"), "{:,} steps not taken"),
+        (counts.get("rolled_back"), "{:,} times back to a checkpoint"),
+    ]
+    said = [form.format(number) for number, form in found if number]
+    if (rate := counts.get("learning_rate_factor", 1.0)) != 1.0:
+        said.append(f"learning rate times {rate:.3g}")
+    return "".join(f", {part}" for part in said)

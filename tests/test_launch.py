@@ -249,6 +249,8 @@ def test_as_many_devices_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
         check_devices(5, "auto")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     with pytest.raises(InputError, match="one of 2 processes that somebody else started"):
         check_devices(2, "cpu")
 

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from jielong.metrics import JsonLines, keep_until, read_jsonl
 
@@ -28,3 +32,28 @@ def test_a_missing_file_is_empty(tmp_path: Path) -> None:
     assert read_jsonl(tmp_path / "none") == []
     keep_until(tmp_path / "none", 3)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_full_disk_keeps_records_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be written is written with the next record; only `sync` says that it is not on disk."""
+
+    class Disk(io.FileIO):
+        full = True
+
+        def write(self, data: Any) -> int:
+            if Disk.full:
+                raise OSError(28, "No space left on device")
+            return super().write(data)
+
+    log = JsonLines(tmp_path / "metrics.jsonl")
+    log._file.close()
+    log._file = io.BufferedWriter(Disk(str(tmp_path / "metrics.jsonl"), "ab"), 1 << 16)
+    log.write({"step": 1})
+    log.write({"step": 2})
+    with pytest.raises(OSError, match="No space left"):
+        log.sync()
+    Disk.full = False
+    log.write({"step": 3})
+    log.sync()
+    assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    log.__exit__()

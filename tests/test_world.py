@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from jielong import world
 from jielong.errors import InputError
 from jielong.world import World, add_up, collected, joined, largest, own_device, this_world, told, wait
-from tests.train.engines.processes import run_processes
+from tests.train.engines.processes import free_port, run_processes
 
 CPU = torch.device("cpu")
 SAID = {"name": "接龙", "numbers": [1, 2.5, None], "limit": math.inf}
@@ -53,8 +54,27 @@ def test_variables_that_do_not_fit_together(monkeypatch: pytest.MonkeyPatch, giv
 def set_environment(monkeypatch: pytest.MonkeyPatch, given: dict[str, str]) -> None:
     for name in world.VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    for name, value in given.items():
+    for name, value in ({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"} | given).items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    "given", [{"MASTER_ADDR": ""}, {"MASTER_PORT": ""}, {"MASTER_PORT": "x"}, {"MASTER_PORT": "99999"}]
+)
+def test_processes_must_know_where_they_meet(monkeypatch: pytest.MonkeyPatch, given: dict[str, str]) -> None:
+    set_environment(monkeypatch, {"WORLD_SIZE": "2", "RANK": "1", **given})
+    with pytest.raises(InputError, match="MASTER_ADDR and MASTER_PORT say where the 2 processes meet, got"):
+        this_world()
+
+
+def test_processes_that_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "TIMEOUT", datetime.timedelta(seconds=1))
+    set_environment(monkeypatch, {"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": str(free_port())})
+    with (
+        pytest.raises(InputError, match=r"the 2 processes did not meet at 127\.0\.0\.1:\d+"),
+        joined(this_world(), CPU),
+    ):
+        pass
 
 
 def test_alone_nothing_happens() -> None:

@@ -78,11 +78,11 @@ def write_checksums(folder: Path) -> None:
     write_json(folder / CHECKSUMS, {str(path.relative_to(folder)): hash_file(path) for path in files})
 
 
-def verify_checksums(folder: Path) -> None:
-    """Check a folder against its checksums.json, if it has one. Raises CheckpointError naming the file."""
+def verify_checksums(folder: Path) -> dict[str, str]:
+    """Check a folder against its checksums.json, if it has one; returns it. Raises CheckpointError naming the file."""
     path = folder / CHECKSUMS
     if not path.is_file():
-        return
+        return {}
     try:
         sums: dict[str, str] = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError:
@@ -98,6 +98,7 @@ def verify_checksums(folder: Path) -> None:
                 f"{file}: damaged, its checksum differs from {CHECKSUMS}; delete the folder {folder} to go on "
                 "without it"
             )
+    return sums
 
 
 def load_folder(folder: Path, attention: str | None = None) -> CausalLM:

@@ -67,28 +67,41 @@ def require_newest(folder: Path) -> Path:
 
 
 def choose(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole, or None where there is none at all; damaged ones are moved out of the way.
+    """The newest checkpoint that is whole, or None where there is none at all; damaged newer ones are moved out of the way.
 
-    Raises CheckpointError when there are checkpoints and all of them are damaged.
+    Raises CheckpointError when there are checkpoints and all of them are damaged; nothing is moved then.
     """
-    found = checkpoints(folder)
-    for checkpoint in reversed(found):
+    damaged: list[tuple[Path, Exception]] = []
+    for checkpoint in reversed(checkpoints(folder)):
         try:
             read_state(checkpoint)
-            return checkpoint
-        except CheckpointError as error:
-            if checkpoint == found[0]:
-                raise CheckpointError(
-                    f"{error}; no older checkpoint is left; to start anew, move the folder {folder} away"
-                ) from None
-            aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
-            number = 1
-            while aside.exists():
-                number += 1
-                aside = checkpoint.with_name(f"damaged-{checkpoint.name}-{number}")
-            checkpoint.rename(aside)
-            say(f"train: warning: {error}; it is kept as {aside.name}, and the run goes on from the checkpoint before")
+        except (CheckpointError, OSError) as error:  # a disk that fails, too
+            damaged.append((checkpoint, error))
+            continue
+        for other, found in damaged:
+            set_aside(other, found)
+        return checkpoint
+    if damaged:
+        raise CheckpointError(
+            f"{_what(damaged[0][1])}; no older checkpoint is whole; to start anew, move {folder} away"
+        )
     return None
+
+
+def set_aside(checkpoint: Path, error: Exception) -> None:
+    """Move a damaged checkpoint out of the way, and say so."""
+    aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = checkpoint.with_name(f"damaged-{checkpoint.name}-{number}")
+    checkpoint.rename(aside)
+    say(f"train: warning: {_what(error)}; it is kept as {aside.name}, and the run goes on from the checkpoint before")
+
+
+def _what(error: Exception) -> str:
+    """What is wrong, without the advice that an error ends with."""
+    return str(error).split("; ")[0]
 
 
 def save(
@@ -117,14 +130,17 @@ def delete(checkpoint: Path) -> None:
     hidden = checkpoint.with_name(f".{checkpoint.name}.gone")
     shutil.rmtree(hidden, ignore_errors=True)
     checkpoint.rename(hidden)
-    shutil.rmtree(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)  # `clean` takes what another process still holds open
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """Check a checkpoint's sums and read its trainer state. Raises CheckpointError."""
     if not (checkpoint / CHECKSUMS).is_file():
         raise CheckpointError(f"{checkpoint}: has no {CHECKSUMS}, so it is not whole; delete that folder")
-    verify_checksums(checkpoint)
+    sums = verify_checksums(checkpoint)
+    for name in (STATE, OPTIMIZER, RANDOM):
+        if f"{TRAINER}/{name}" not in sums:
+            raise CheckpointError(f"{checkpoint}: {CHECKSUMS} does not name {TRAINER}/{name}; delete that folder")
     path = checkpoint / TRAINER / STATE
     try:
         state = orjson.loads(path.read_bytes())

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from jielong.errors import RecipeError
 from jielong.recipe import Section, harmless
 from jielong.train.mixing import Mix
 
@@ -22,13 +23,9 @@ class Guard(Section):
     )
     norm_ratio: float = Field(10.0, description="a gradient norm this many times the band's median is a spike", gt=1)
     hits: int = Field(
-        3, description="so many steps not taken within 20 lead to going back to a checkpoint", ge=1, le=20
+        3, description="so many steps not taken in a row lead to going back to a checkpoint", ge=1, le=1000
     )
-    max_rollbacks: int = Field(
-        6,
-        description="going back so often to one checkpoint ends the run; from the second on the rate is lowered",
-        ge=1,
-    )
+    max_rollbacks: int = Field(6, description="going back to one checkpoint more often than this ends the run", ge=1)
 
 
 class Config(Section):
@@ -69,7 +66,7 @@ class Config(Section):
     z_loss: float = Field(
         0.0, description="weight of log(Z)^2, which keeps logits small (PaLM used 1e-4, arXiv:2204.02311)", ge=0
     )
-    guard: Guard = Field(Guard(), description="what happens to a step whose loss or gradients are out of the ordinary")
+    guard: Guard = harmless(Guard(), "what happens to a step whose loss or gradients are out of the ordinary")
     engine: Literal["torch", "deepspeed", "hf"] = harmless(
         "torch", "torch; deepspeed: ZeRO; hf: transformers.Trainer; each goes on from the others' checkpoints"
     )
@@ -128,6 +125,17 @@ class Config(Section):
                 f"{self.sequence_length}; raise it"
             )
         return self
+
+
+def check_processes(train: Config, longest: int, processes: int) -> None:
+    """Raises RecipeError where a step's rows cannot be divided among processes. longest: model.max_position_embeddings."""
+    length = train.sequence_length or longest
+    rows = train.tokens_per_step // length
+    if rows % processes:
+        raise RecipeError(
+            f"train.tokens_per_step: a step of {rows} rows cannot be divided among {processes} processes, got "
+            f"{train.tokens_per_step}; for example {max(1, round(rows / processes)) * processes * length}"
+        )
 
 
 def check_together(sections: dict[str, Section]) -> list[str]:

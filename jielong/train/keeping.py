@@ -3,8 +3,8 @@
 Training waits only for the copy of the state to host memory; files are written, flushed, summed and renamed by the thread.
 One checkpoint is on its way at a time: a second one waits for the first, so at most two lie in memory, the one that is
 written and the running state. A full disk is no reason to throw hours away: it is said, the checkpoints before stay, training
-goes on, and the next one is tried; only at its end, or when it is asked to stop, does a run fail for it. Anything else that the
-thread could not do is raised by the next call, in the training's own thread.
+goes on, and the next one is tried; only with the first one, at its end, or when it is asked to stop, does a run fail for it. Anything
+else that the thread could not do is raised by the next call, in the training's own thread.
 
 What stays: the newest `keep_checkpoints`; with `keep_best` the one with the lowest validation bits per byte that was measured
 at its own step; those of every `keep_every_steps`. The rest is deleted when a new one is whole, never before.
@@ -12,6 +12,7 @@ at its own step; those of every `keep_every_steps`. The rest is deleted when a n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -42,18 +43,11 @@ class Keeper:
         """Take a snapshot once the one before is on disk, and have it written.
 
         before: called before the checkpoint becomes visible (records of the run must be on disk by then).
-        Raises what the writing of the one before, or of this one without a thread, has raised, but for a full disk before.
+        Raises what the writing of the one before has raised, but for a full disk.
         """
-        try:
-            self.wait()
-        except Exception as error:
-            if not isinstance(full := explain_os_error(error), DiskError):
-                raise
-            say(
-                f"train: warning: the last checkpoint was not written ({full}); training goes on, the next one is tried"
-            )
+        self.settle()
         validated = (state.get("validation") or {}).get("bits_per_byte")
-        if state.get("validated_step") == step and validated is not None:
+        if state.get("validated_step") == step and validated is not None and math.isfinite(validated):
             self.best = min(self.best, validated) if self.best is not None else validated
         snapshot = take()
         if not snapshot.weights:  # not rank 0
@@ -65,10 +59,30 @@ class Keeper:
             self._rotate()
             return path
 
-        if self._thread is None:
-            work()
-        else:
+        if self._thread is not None:
             self._going = self._thread.submit(work)
+            return
+        self._going = Future()
+        try:
+            self._going.set_result(work())
+        except Exception as error:
+            self._going.set_exception(error)
+
+    def done(self) -> bool:
+        """Whether a checkpoint that was on its way is there, or has failed, and nobody has asked yet."""
+        return self._going is not None and self._going.done()
+
+    def settle(self) -> None:
+        """`wait` in the middle of a run, where a full disk is said and borne."""
+        try:
+            self.wait()
+        except Exception as error:
+            full = explain_os_error(error)
+            if not isinstance(full, DiskError):
+                raise
+            say(
+                f"train: warning: the last checkpoint was not written ({full}); training goes on, the next one is tried"
+            )
 
     def wait(self) -> None:
         """Until the last checkpoint is on disk. Raises what went wrong with it."""
@@ -84,8 +98,8 @@ class Keeper:
         """Delete what need not stay."""
         found = checkpoints.checkpoints(self.folder)
         stay = set(found[-self.config.keep_checkpoints :])
-        if self.config.keep_every_steps is not None:
-            stay |= {path for path in found if checkpoints.step_of(path) % self.config.keep_every_steps == 0}
+        if (every := self.config.keep_every_steps) is not None:
+            stay |= {path for path in found if checkpoints.step_of(path) % every == 0 < checkpoints.step_of(path)}
         if self.config.keep_best:
             measured = {path: value for path in found if (value := _validated(path)) is not None}
             stay |= {min(measured, key=lambda path: measured[path])} if measured else set()

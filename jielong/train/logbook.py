@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from jielong.metrics import JsonLines, keep_until, read_jsonl
 from jielong.progress import Progress, human_count, say
+from jielong.runs import now
 
 METRICS, SAMPLES, HISTORY, DISCARDED = "metrics.jsonl", "samples.jsonl", "history.jsonl", "discarded.jsonl"
 
@@ -24,12 +25,13 @@ METRICS, SAMPLES, HISTORY, DISCARDED = "metrics.jsonl", "samples.jsonl", "histor
 class Logbook:
     """The files of a run and its progress bar, a context manager."""
 
-    def __init__(self, folder: Path, writes: bool, step: int, total_steps: int, tokens_per_step: int) -> None:
-        """Cut the files back to what the checkpoint of `step` saw, and open them."""
+    def __init__(self, folder: Path, writes: bool, step: int | None, total_steps: int, tokens_per_step: int) -> None:
+        """Cut the files back to what the checkpoint of `step` saw (None: there is none), and open them."""
+        step = -1 if step is None else step
         self.folder, self.writes = folder, writes
         self.total_steps, self.tokens_per_step = total_steps, tokens_per_step
         self._bar = Progress("train", total_steps * tokens_per_step, "tokens")
-        self._bar.start_at(step * tokens_per_step)
+        self._bar.start_at(max(0, step) * tokens_per_step)
         if writes:
             keep_until(folder / METRICS, step)
             keep_until(folder / SAMPLES, step)
@@ -70,7 +72,7 @@ class Logbook:
     def event(self, step: int, event: str, text: str, **more: Any) -> None:
         """Something out of the ordinary; `text` is said to the person who watches, too."""
         if self.writes:
-            self._history.write({"step": step, "event": event, "text": text, **more})
+            self._history.write({"time": now(), "step": step, "event": event, "text": text, **more})
             say(f"train: step {step}: {text}")
 
     def go_back(self, step: int) -> None:

@@ -1,7 +1,7 @@
 """The training loop: take rows, forward and backward, decide, step, then a few things once in a while.
 
-Read from top to bottom: `plan` settles the arithmetic, `train` is the loop. What the loop can not import (validation and
-sampling are stages to its right) is passed in as functions. Every rank runs this same loop; they read the same stream of rows, each
+Read from top to bottom: `train` is the loop, `make_step` a step of it, `Steps` what surrounds the passes of a step, whoever makes
+them. Every rank runs this same loop; they read the same stream of rows, each
 lays its own share (loader.py), and `world` adds up what they found.
 
 The loss of a step is the sum over all its labels divided by their number, over all micro-batches and ranks: never a mean of
@@ -14,152 +14,42 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 
-from jielong.errors import CheckpointError, RecipeError, Stopped, TrainingError
-from jielong.model.config import Config as ModelConfig
-from jielong.model.transformer import CausalLM, Losses
-from jielong.progress import human_count, say
-from jielong.tokenizer.folder import TokenizerFolder
-from jielong.tokenizer.shards.reading import Shards
-from jielong.train import checkpoints, mixing
+from jielong.errors import CheckpointError, Stopped, TrainingError
+from jielong.model.transformer import Losses
+from jielong.progress import say
+from jielong.train import checkpoints
 from jielong.train.config import Config
 from jielong.train.engines.interface import Engine
 from jielong.train.guard import Guard, dump
+from jielong.train.job import Job, Position
 from jielong.train.keeping import Keeper
-from jielong.train.loader import Loader, LoaderState, Mixed, Step, open_loader
+from jielong.train.loader import LoaderState, Mixed, Step, open_loader
 from jielong.train.logbook import Logbook
-from jielong.train.schedules import warmup_cosine
 from jielong.world import add_up, largest, told
 
-Validate = Callable[[CausalLM, AbstractContextManager[Any]], dict[str, float]]  # -> {"loss", "bits_per_byte"}
-Sample = Callable[[CausalLM, int], list[dict[str, Any]]]  # (model, step) -> [{"prompt", "text"}, ...]
 
-
-@dataclass(frozen=True)
-class Plan:
-    """The arithmetic of a run, derived once and printed."""
-
-    sequence_length: int
-    rows_per_step: int
-    rows_per_micro_batch: int
-    total_steps: int
-    warmup_steps: int
-    processes: int = 1
-
-    @property
-    def tokens_per_step(self) -> int:
-        return self.rows_per_step * self.sequence_length
-
-    @property
-    def micro_batches(self) -> int:
-        """How many of them a process takes in a step."""
-        return self.rows_per_step // self.processes // self.rows_per_micro_batch
-
-    def describe(self) -> str:
-        each = f" in each of {self.processes} processes" if self.processes > 1 else ""
-        return (
-            f"{self.total_steps} steps of {self.rows_per_step} rows x {self.sequence_length} tokens, "
-            f"{self.micro_batches} micro-batch(es) a step{each}, {self.warmup_steps} warm-up steps, "
-            f"{human_count(self.total_steps * self.tokens_per_step)} tokens in all"
-        )
-
-
-def plan(config: Config, longest: int, available: dict[str, int], processes: int = 1, documents: int = 0) -> Plan:
-    """Derive a run's arithmetic. `longest`: the model's max_position_embeddings; `available`: tokens of each source;
-    `documents`: how many there are, which are the rows of an epoch of truncated packing.
-
-    Warm-up and total are counted in optimizer steps. Raises RecipeError for a mix that the corpus cannot give, and for a step that
-    cannot be divided among the processes.
-    """
-    length = config.sequence_length or longest
-    rows = config.tokens_per_step // length
-    if rows % processes:
-        raise RecipeError(
-            f"train.tokens_per_step: a step of {rows} rows cannot be divided among {processes} processes, got "
-            f"{config.tokens_per_step}; for example {max(1, round(rows / processes)) * processes * length}"
-        )
-    most = max(1, config.micro_batch_tokens // length)
-    mine = rows // processes
-    micro = max(n for n in range(1, min(mine, most) + 1) if mine % n == 0)
-    budget = config.tokens
-    if budget is None and config.mix is not None:
-        budget = mixing.budget(config.mix, available)
-    if budget is None and config.packing == "truncated" and config.mix is None:
-        budget = math.ceil((config.epochs or 1.0) * documents) * length
-    if budget is None:
-        named = available if config.mix is None else mixing.shares(config.mix, available)
-        budget = math.ceil((config.epochs or 1.0) * sum(available[name] for name in named))
-    steps = math.ceil(budget / (rows * length))
-    if config.mix is not None and steps * rows * length > mixing.most(config.mix, available):
-        raise RecipeError(
-            f"train.mix.max_epochs: too small for the budget, got {config.mix.max_epochs:g} passes, which are "
-            f"{mixing.most(config.mix, available):,.0f} tokens of {steps * rows * length:,}; raise it, or lower train.tokens"
-        )
-    return Plan(length, rows, micro, steps, math.ceil(config.warmup_ratio * steps), processes)
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that `train` needs, apart from the engine."""
-
-    config: Config
-    plan: Plan
-    model: ModelConfig
-    folder: Path  # train/, where checkpoints, metrics and samples go
-    shards: Shards
-    tokenizer: TokenizerFolder
-    seed: int
-    fingerprint: str
-    validate: Validate
-    sample: Sample
-
-    def learning_rate(self, step: int) -> float:
-        """Of optimizer step 1 ... total_steps."""
-        peak, run = self.config.learning_rate, self.plan
-        floor = peak * self.config.min_learning_rate_ratio
-        return warmup_cosine(step, run.total_steps, run.warmup_steps, peak, floor)
-
-
-@dataclass
-class Position:
-    """Where a run stands."""
-
-    step: int  # steps that are done
-    loader: Loader
-    guard: Guard
-    fresh: bool = True  # it did not begin from a checkpoint
-    seconds: float = 0.0
-    loss: float | None = None  # the last one that was finite
-    validation: dict[str, float] = field(default_factory=lambda: {"bits_per_byte": math.nan})
-    validated_step: int = -1
-    started: float = field(default_factory=time.monotonic)  # when `seconds` was last brought up to date
-
-    def tick(self) -> float:
-        """Bring `seconds` up to date and return them."""
-        now = time.monotonic()
-        self.seconds, self.started = self.seconds + now - self.started, now
-        return self.seconds
-
-
-def train(job: Job, engine: Engine, make: Callable[[Steps], None] | None = None) -> dict[str, Any]:
+def train(
+    job: Job, engine: Engine, make: Callable[[Steps], None] | None = None, stop: Callable[[], bool] | None = None
+) -> dict[str, Any]:
     """Train to the end of the plan, from the newest checkpoint if there is one. Returns the counts for the manifest.
 
     make: makes one step or more, from where the run stands, by the methods of `Steps`; None: `make_step`. An engine whose library owns
-    the loop gives its own. Raises Stopped after SIGTERM and SIGINT, when everything is saved.
+    the loop gives its own. stop: what `graceful_stop` gave, where the caller has entered it.
+    Raises Stopped after SIGTERM and SIGINT, when everything is saved.
     """
     run, world = job.plan, engine.world
     at = resume(job, engine)
     with (
-        Logbook(job.folder, world.first, at.step, run.total_steps, run.tokens_per_step) as log,
+        Logbook(job.folder, world.first, None if at.fresh else at.step, run.total_steps, run.tokens_per_step) as log,
         Keeper(job.config, job.model, job.tokenizer, job.folder / "checkpoints") as keeper,
-        graceful_stop() as stop,
+        nullcontext(stop) if stop is not None else graceful_stop() as stop,
     ):
         if at.fresh:  # what comes once in a while is tried at once: it fails in the first minute or not at all
             first_look(job, engine, at, keeper, log)
@@ -169,9 +59,8 @@ def train(job: Job, engine: Engine, make: Callable[[Steps], None] | None = None)
         while at.step < run.total_steps:
             (make or make_step)(steps)
         keeper.wait()
-        if (
-            add_up(world, torch.tensor([float(stop())])).item() > 0
-        ):  # asked in the last step: what comes after is not begun
+        asked = add_up(world, torch.tensor([float(stop())]))  # all wait here until what rank 0 has written is there
+        if asked.item() > 0:  # in the last step: what comes after training is not begun
             raise Stopped("train: stopped after the last step, saved; the same command goes on from there")
     return counts(job, at, engine.device.type, engine.precision)
 
@@ -233,12 +122,17 @@ class Steps:
             refused = torch.tensor([float(self._objection is not None)], device=engine.device)
             return not bool(largest(engine.world, refused))
 
-        self._stepped, self._stopping, self._due = engine.step(learning_rate, take), bool(stopping), bool(due)
+        self._stepped, self._stopping, self._due = (
+            engine.step(learning_rate, take, math.isfinite(loss)),
+            bool(stopping),
+            bool(due),
+        )
         if self._stepped.taken:
-            at.guard.accept(loss, self._stepped.norm)
+            at.guard.accept(at.step + 1, loss, self._stepped.norm)
+            at.loss = loss
             if used is not None:
                 engine.balance(used)
-        at.step, at.loss = at.step + 1, _number(loss) or at.loss
+        at.step += 1
         self._record = self._recorded(loss, auxiliary, used, learning_rate)
 
     def _recorded(
@@ -280,12 +174,15 @@ class Steps:
             log.sample(step, _samples(job, engine, step))
         log.record(record, step % config.log_every_steps == 0 or last or "validation_loss" in record)
 
-        if self._due or last or self._stopping or save_by_step(config, at, keeper):
+        wanted = self._due or save_by_step(config, at, keeper)
+        if last or self._stopping or (wanted and self._stepped.taken):  # no state that is in doubt
             save(job, engine, at, keeper, log)
             self._saved_at = time.monotonic()
+        elif keeper.done():
+            keeper.settle()  # a disk that is full is said now, not at the next checkpoint
         if self._stopping:
             keeper.wait()
-            log.event(step, "stopped", f"asked to stop, saved after step {step}")
+            log.event(step, "stopped", "asked to stop, saved")
             raise Stopped(f"train: stopped after step {step}, saved; the same command goes on from there")
         return False
 
@@ -341,7 +238,9 @@ def save_by_step(config: Config, at: Position, keeper: Keeper) -> bool:
     if any(steps and at.step % steps == 0 for steps in every):
         return True
     measured = at.validation["bits_per_byte"]
-    return config.keep_best and at.validated_step == at.step and (keeper.best is None or measured < keeper.best)
+    if not (config.keep_best and at.validated_step == at.step and math.isfinite(measured)):
+        return False
+    return keeper.best is None or measured < keeper.best
 
 
 def first_look(job: Job, engine: Engine, at: Position, keeper: Keeper, log: Logbook) -> None:
@@ -381,7 +280,11 @@ def counts(job: Job, at: Position, device: str, precision: str) -> dict[str, Any
         "validation_bits_per_byte": at.validation["bits_per_byte"],
         "device": device,
         "precision": precision,
+        "engine": job.config.engine,
         "processes": run.processes,
+        "not_taken": at.guard.state.refused,
+        "rolled_back": at.guard.state.returned,
+        "learning_rate_factor": at.guard.state.rate,
         "tokens_per_second": at.step * run.tokens_per_step / max(at.seconds, 1e-9),
         "train_seconds": at.seconds,
         "checkpoint": str(newest.relative_to(job.folder)),
@@ -403,33 +306,59 @@ def _not_taken(
               loss=record["loss"], grad_norm=record["grad_norm"])  # fmt: skip
     if log.writes:
         heading = {"step": at.step, "reason": why, "loss": record["loss"], "grad_norm": record["grad_norm"]}
-        dump(path, heading, at.loader.spans(before, job.plan.rows_per_step), job.shards, job.tokenizer)
-    return at.guard.hit(at.step)
+        try:
+            dump(path, heading, at.loader.spans(before, job.plan.rows_per_step), job.shards, job.tokenizer)
+        except OSError as error:
+            say(f"train: warning: {path} was not written ({error})")
+    return at.guard.hit()
 
 
 def go_back(job: Job, engine: Engine, at: Position, keeper: Keeper, log: Logbook) -> None:
-    """Back to the newest checkpoint, but not to its place in the data: what was read since is passed over.
+    """Back to a checkpoint, but not to its place in the data: what was read since is passed over.
 
     Raises TrainingError when this has been tried too often.
     """
-    keeper.wait()
-    folder = job.folder / "checkpoints"
-    newest = folder / told(engine.world, str(checkpoints.require_newest(folder).name))
-    state, left = checkpoints.read_state(newest), at.step
-    engine.load(checkpoints.read_snapshot(newest, state))
+    keeper.settle()
+    folder, name = job.folder / "checkpoints", None
+    if engine.world.first:
+        name = _proven(folder, at.guard).name
+    chosen = folder / told(engine.world, name)
+    state, left = checkpoints.read_state(chosen), at.step
+    engine.load(checkpoints.read_snapshot(chosen, state))
+    before = at.guard.state.rate
     possible = at.guard.go_back(state["guard"], state["step"])
-    log.event(left, "rolled back", f"back to {newest.name}, the learning rate times {at.guard.state.rate:.4g}",
+    rate = at.guard.state.rate
+    log.event(left, "rolled back", f"back to {chosen.name}, the learning rate " + (
+                  "unchanged" if rate == before else f"times {rate:.4g} from here on"),
               to_step=state["step"], rate=at.guard.state.rate)  # fmt: skip
     if not possible:
         raise TrainingError(
-            f"train: went back {job.config.guard.max_rollbacks} times to {newest.name} and the loss leaves its band again; "
-            f"train/history.jsonl and train/spikes say where; look at the text there, lower train.learning_rate, or raise "
-            "train.guard.loss_deviations"
+            f"train: went back {job.config.guard.max_rollbacks} times to {chosen.name} and the loss leaves its band again; "
+            "train/history.jsonl and train/spikes say where; look at the text there, and raise train.guard.loss_deviations to go "
+            "on, or begin anew with a lower train.learning_rate"
         )
     at.step, at.loss, at.validated_step = state["step"], state["loss"], state.get("validated_step", -1)
     at.validation = _measured(state["validation"])
     log.go_back(at.step)
     save(job, engine, at, keeper, log)  # the place in the data and the count outlive a kill
+
+
+def _proven(folder: Path, guard: Guard) -> Path:
+    """The checkpoint to go back to; newer ones, whose state is in doubt, are deleted, and damaged ones moved aside."""
+    while True:
+        found = {checkpoints.step_of(path): path for path in checkpoints.checkpoints(folder)}
+        chosen = guard.target(list(found))
+        try:
+            checkpoints.read_state(found[chosen])
+        except (CheckpointError, OSError) as error:
+            if len(found) == 1:
+                raise
+            checkpoints.set_aside(found[chosen], error)
+            continue
+        for step, path in found.items():
+            if step > chosen:
+                checkpoints.delete(path)
+        return found[chosen]
 
 
 def _measured(found: dict[str, Any] | None) -> dict[str, float]:

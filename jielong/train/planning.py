@@ -38,6 +38,7 @@ from jielong.runs import Run
 from jielong.tokenizer.config import Config as TokenizerConfig
 from jielong.tokenizer.shards.reading import Shards
 from jielong.train.config import Config as TrainConfig
+from jielong.train.config import check_processes
 
 MOST = 10**15  # of tokens, devices, hours or dollars that are asked about
 TOKENS_PER_PARAMETER = 20  # Chinchilla
@@ -174,6 +175,9 @@ def plan_run(
     ]
     if count > 1:
         notes.append(f"{count} devices are {count} times as fast as one; each holds the whole model")
+        if train.parallel == "fsdp" or (train.engine == "deepspeed" and train.zero_stage > 0):
+            notes[-1] += ", though fsdp and ZeRO need less (docs/en/train.md, Which engine)"
+        check_processes(train, config.max_position_embeddings, count)
     if train.compile:
         notes.append("memory is that of a model that is not compiled; train.compile takes less")
     budget = _budget(config, train, length, device, count, precision, tokens, known)
@@ -245,7 +249,7 @@ def _budget(
     known: Known,
 ) -> Budget:  # fmt: skip
     """Tokens, steps, time and cost of the run. The arithmetic of steps is the loop's own."""
-    from jielong.train.loop import plan
+    from jielong.train.job import plan
 
     mixed = train.mix is not None and (train.mix.tokens or train.mix.epochs)
     if tokens is not None:

@@ -12,10 +12,10 @@ from jielong.runs import StageContext
 from jielong.tokenizer.folder import open_folder
 from jielong.tokenizer.shards.reading import Shards
 from jielong.train.config import Config
-from jielong.world import joined, own_device, this_world, told, wait
+from jielong.world import joined, own_device, this_world, told
 
 if TYPE_CHECKING:
-    from jielong.train.loop import Sample, Validate
+    from jielong.train.job import Sample, Validate
 
 FORMAT = 3
 
@@ -34,14 +34,17 @@ def run(config: Config, context: StageContext, folder: Path, validate: Validate,
     from jielong.runtime import choose_device
     from jielong.train import checkpoints
     from jielong.train.engines.opening import check_engine, open_engine
-    from jielong.train.loop import Job, plan, train
+    from jielong.train.job import Job, plan
+    from jielong.train.loop import graceful_stop, train
 
     world = this_world()
-    device = choose_device(config.device)  # before anything is moved: one that is not there is refused here
+    device = choose_device(config.device)  # before anything is moved: what cannot be done is refused here
     if world.size > 1 and device.type == "mps":
         raise RecipeError(f"train.device: mps is one device, got {world.size} processes; start one process")
     device = own_device(world, device)
-    check_engine(config, device)
+    initial = context.run.stage("model")
+    shape = from_hf_config(read_config(initial), str(initial / "config.json"))
+    check_engine(config, shape, device)
     tokenizer = open_folder(context.run.stage("tokenizer"))
     shards = Shards(context.run.stage("tokenizer") / "shards", "train")
     assert tokenizer.end_id == shards.end_id, "the shards were written with another end-of-text token"
@@ -49,10 +52,9 @@ def run(config: Config, context: StageContext, folder: Path, validate: Validate,
     tokenizer = dataclasses.replace(tokenizer, start_id=shards.start_id)
     built = context.run.manifest("model")
     assert built is not None, "the model stage runs first"
-    initial = context.run.stage("model")
-    longest = from_hf_config(read_config(initial), str(initial / "config.json")).max_position_embeddings
+    longest = shape.max_position_embeddings
     arithmetic = plan(config, longest, shards.available(), world.size, shards.documents)
-    with joined(world, device):
+    with graceful_stop() as stop, joined(world, device):
         newest = None
         if world.first:
             shards.verify()
@@ -69,13 +71,11 @@ def run(config: Config, context: StageContext, folder: Path, validate: Validate,
         if config.engine == "hf":
             from jielong.train.engines.trainer import train_with_trainer
 
-            return train_with_trainer(job, model, world)
+            return train_with_trainer(job, model, world, stop)
         engine = open_engine(model, job, world)
         kernel, why = engine.attention
         say(f"train: {engine.describe()}, attention {kernel} ({why})")
         try:
-            counts = train(job, engine)
-            wait(world)
+            return train(job, engine, stop=stop)
         finally:
             engine.close()
-    return counts

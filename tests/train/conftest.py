@@ -18,7 +18,8 @@ from jielong.tokenizer.shards.reading import Shards
 from jielong.tokenizer.shards.writing import ShardWriter
 from jielong.train.config import Config
 from jielong.train.engines.pytorch import TorchEngine
-from jielong.train.loop import Job, plan, train
+from jielong.train.job import Job, plan
+from jielong.train.loop import train
 
 TEXTS = [f"第{n}条新闻：中国人民今天很高兴，因为天气{'很好' if n % 2 else '不错'}，温度是{n}度。" for n in range(60)]
 SHAPE = ModelConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,

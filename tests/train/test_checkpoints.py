@@ -85,9 +85,18 @@ def test_all_damaged_is_an_error(run_training: RunTraining, tmp_path: Path) -> N
     run_training(tmp_path, keep_checkpoints=2)
     for path in checkpoints.checkpoints(tmp_path / "checkpoints"):
         damage(path / "trainer" / "optimizer.safetensors")
-    with pytest.raises(CheckpointError, match=r"checksum differs.*no older checkpoint is left; to start anew, move"):
+    with pytest.raises(CheckpointError, match=r"checksum differs.*no older checkpoint is whole; to start anew, move"):
         checkpoints.choose(tmp_path / "checkpoints")
+    assert len(checkpoints.checkpoints(tmp_path / "checkpoints")) == 2  # nothing is moved
     assert checkpoints.choose(tmp_path / "nowhere") is None
+
+
+def test_checksums_that_name_nothing_are_no_checksums(run_training: RunTraining, tmp_path: Path) -> None:
+    run_training(tmp_path)
+    folder = checkpoints.require_newest(tmp_path / "checkpoints")
+    (folder / "checksums.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"checksums\.json does not name trainer/state\.json"):
+        checkpoints.read_state(folder)
 
 
 def test_what_is_missing_is_named(run_training: RunTraining, tmp_path: Path) -> None:

@@ -24,22 +24,12 @@ from jielong.train.checkpoints import newest, read_state
 from jielong.train.config import Config
 from jielong.train.engines.pytorch import TorchEngine
 from jielong.train.loader import Batch, PackedLoader
-from jielong.train.loop import plan, train
+from jielong.train.loop import train
 from tests.train.conftest import SHAPE, RunTraining, make_job, make_model
 
 
 def losses(folder: Path) -> list[float]:
     return [record["loss"] for record in read_jsonl(folder / "metrics.jsonl")]
-
-
-def test_plan_by_hand() -> None:
-    """1,000 tokens in steps of 4 rows x 16 = 64 tokens: 15.6, so 16 steps; 20 % warm-up: 3.2, so 4."""
-    config = Config(tokens=1000, tokens_per_step=64, micro_batch_tokens=40, warmup_ratio=0.2)
-    found = plan(config, 16, {"text": 5000})
-    assert (found.rows_per_step, found.rows_per_micro_batch, found.total_steps, found.warmup_steps) == (4, 2, 16, 4)
-    assert plan(Config(epochs=1.5, tokens_per_step=64), 16, {"text": 1000}).total_steps == math.ceil(1500 / 64)
-    assert plan(Config(tokens_per_step=96, micro_batch_tokens=64), 16, {"text": 1000}).rows_per_micro_batch == 3
-    assert plan(Config(sequence_length=8, tokens_per_step=64), 16, {"text": 1000}).rows_per_step == 8
 
 
 def test_first_loss_by_hand(run_training: RunTraining, model: CausalLM, corpus: Path, tmp_path: Path) -> None:
@@ -151,9 +141,12 @@ def test_a_step_that_is_not_finite_is_passed_over(
     assert all(bool(p.isfinite().all()) for p in load_folder(newest).parameters())
 
 
-def test_a_learning_rate_of_1_is_survived(run_training: RunTraining, tmp_path: Path) -> None:
-    """The weights are ruined at once; the run goes back to the beginning, again and again, at ever lower rates."""
-    run_training(tmp_path, learning_rate=1.0, warmup_ratio=0.0, tokens=40 * 64)
+@pytest.mark.parametrize("save_every_steps", [None, 1, 2, 3, 5])
+def test_a_learning_rate_of_1_is_survived(
+    save_every_steps: int | None, run_training: RunTraining, tmp_path: Path
+) -> None:
+    """The weights are ruined at once; the run goes back to a state that is known to be good, at ever lower rates."""
+    run_training(tmp_path, learning_rate=1.0, warmup_ratio=0.0, tokens=40 * 64, save_every_steps=save_every_steps)
     history = read_jsonl(tmp_path / "history.jsonl")
     back = [row for row in history if row["event"] == "rolled back"]
     assert back and back[-1]["rate"] <= 0.5 and {row["event"] for row in history} == {"skipped", "rolled back"}
@@ -190,6 +183,47 @@ def test_poisoned_batches_are_passed_over(
     assert names == [f"step-000000{n}.jsonl" for n in sorted(poisoned)]
     assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == list(range(1, 49))
     assert [row["step"] for row in read_jsonl(tmp_path / "discarded.jsonl")] == list(range(37, 42))
+
+
+def test_other_data_is_no_fault(run_training: RunTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the 30th step on every loss is twice as high, as in another phase of a mix: the band moves, the rate stays."""
+    patched(
+        monkeypatch,
+        lambda n, batch, found: found._replace(cross_entropy=found.cross_entropy * (2.0 if n > 30 else 1.0)),
+    )
+    run_training(tmp_path, tokens=48 * 64, save_every_steps=10)
+    assert [event for _, event in events(tmp_path)] == 2 * [*3 * ["skipped"], "rolled back"]
+    records = read_jsonl(tmp_path / "metrics.jsonl")
+    assert len(records) == 48 and not any("skipped" in row for row in records)
+    assert records[-1]["learning_rate"] == pytest.approx(0.001) and records[-1]["loss"] > 4
+
+
+def test_a_loss_that_is_not_a_number_leaves_the_scale_of_float16_alone(
+    run_training: RunTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patched(
+        monkeypatch,
+        lambda n, batch, found: found._replace(cross_entropy=found.cross_entropy * (math.nan if n == 8 else 1.0)),
+    )
+    run_training(tmp_path, precision="float16")
+    assert events(tmp_path) == [(8, "skipped")]
+    state = read_state(checkpoints.require_newest(tmp_path / "checkpoints"))
+    assert state["scale"] == {"value": 65536.0, "good_steps": 11}
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_when_going_back(
+    run_training: RunTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ruin(n: int, batch: Batch, found: Losses) -> Losses:
+        if n == 25:
+            (tmp_path / "checkpoints" / "step-00000020" / "model.safetensors").write_bytes(b"bad")
+        return found._replace(cross_entropy=found.cross_entropy * (math.nan if 25 <= n < 28 else 1.0))
+
+    patched(monkeypatch, ruin)
+    run_training(tmp_path, tokens=30 * 64, save_every_steps=10, keep_checkpoints=3)
+    back = [row for row in read_jsonl(tmp_path / "history.jsonl") if row["event"] == "rolled back"]
+    assert [row["to_step"] for row in back] == [10]
+    assert (tmp_path / "checkpoints" / "damaged-step-00000020").is_dir()
 
 
 def test_a_run_that_went_back_resumes_exactly(

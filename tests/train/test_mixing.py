@@ -15,8 +15,8 @@ from jielong.tokenizer.shards.manifest import Scheme, write_manifest
 from jielong.tokenizer.shards.reading import Shards
 from jielong.tokenizer.shards.writing import ShardWriter
 from jielong.train.config import Config, check_together
+from jielong.train.job import plan
 from jielong.train.loader import LoaderState, Mixed, PackedLoader
-from jielong.train.loop import plan
 from jielong.train.mixing import Mix, budget, furthest_behind, most, phase_shares, shares
 
 AVAILABLE = {"web": 800, "books": 100, "law": 100}

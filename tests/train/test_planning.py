@@ -18,7 +18,7 @@ from jielong.tokenizer import bpe
 from jielong.tokenizer.config import Config as TokenizerConfig
 from jielong.tokenizer.shards.reading import Shards
 from jielong.train.config import Config as TrainConfig
-from jielong.train.loop import plan as loop_plan
+from jielong.train.job import plan as loop_plan
 from jielong.train.planning import Known, Report, known_of, optimal_size, plan_run, suggest_shape
 
 CARD = PRESETS["rtx-4090"]
@@ -158,7 +158,7 @@ def test_what_a_run_has_settled_is_used(corpus: Path, tmp_path: Path) -> None:
         run.stage(stage).mkdir(exist_ok=True)
         write_json(run.stage(stage) / "manifest.json", {"section": tables[stage].result_fields()})
     known, shards = known_of(run, tables), Shards(corpus / "shards", "train")
-    assert known == Known(shards.vocab_size, shards.available())
+    assert known == Known(shards.vocab_size, shards.available(), shards.documents)
     report = plan_run(tables, CARD, known=known)
     assert report.vocabulary == shards.vocab_size
     assert 0 <= report.budget.tokens - 2 * shards.target_tokens < 256

@@ -72,8 +72,11 @@ class Engine(Protocol):
         """Add the gradients of the micro-batch that `forward` saw, with the same `last`."""
         ...
 
-    def step(self, learning_rate: float, take: Callable[[float], bool]) -> Stepped:
-        """Clip and step at this learning rate if `take(norm)` agrees; gradients are gone afterwards."""
+    def step(self, learning_rate: float, take: Callable[[float], bool], finite: bool = True) -> Stepped:
+        """Clip and step at this learning rate if `take(norm)` agrees; gradients are gone afterwards.
+
+        finite: whether the loss is. Where it is not, the loss scale of float16 has no part in it, and is left alone.
+        """
         ...
 
     def balance(self, expert_use_LE: Tensor) -> None:

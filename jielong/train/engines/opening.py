@@ -6,6 +6,8 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from jielong.errors import MissingExtraError
+from jielong.model.config import Config as ModelConfig
+from jielong.runtime import choose_precision
 from jielong.train.config import Config
 from jielong.world import World
 
@@ -14,16 +16,21 @@ if TYPE_CHECKING:
 
     from jielong.model.transformer import CausalLM
     from jielong.train.engines.interface import Engine
-    from jielong.train.loop import Job
+    from jielong.train.job import Job
 
 PACKAGES = {"deepspeed": "deepspeed", "hf": "accelerate"}  # what an engine needs beside the base installation
 
 
-def check_engine(config: Config, device: torch.device) -> None:
+def check_engine(config: Config, model: ModelConfig, device: torch.device) -> None:
     """Raises MissingExtraError for an engine whose package is not installed, RecipeError for what it cannot do."""
     package = PACKAGES.get(config.engine)
     if package is not None and importlib.util.find_spec(package) is None:
         raise MissingExtraError(package, config.engine, f'by train.engine = "{config.engine}"')
+    choose_precision(config.precision, device)
+    if config.engine == "hf":
+        from jielong.train.engines.trainer import refuse
+
+        refuse(config, model)
     if config.engine == "deepspeed":
         from jielong.train.engines.zero import check_recipe
 

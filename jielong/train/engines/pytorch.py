@@ -109,29 +109,35 @@ class TorchEngine:
             self._module.set_requires_gradient_sync(last)  # type: ignore[operator]  # what fully_shard adds
         elif self.world.size > 1:
             self._module.require_backward_grad_sync = last  # type: ignore[assignment]  # what DDP's no_sync sets
-        ids, labels, positions, documents = (
-            torch.from_numpy(part).to(self.device)
-            for part in (batch.inputs, batch.labels, batch.positions, batch.documents)
-        )
+        ids, labels = self._put(batch.inputs), self._put(batch.labels)
+        inside = (self._put(batch.positions), self._put(batch.documents)) if self.document_mask else (None, None)
         with self.autocast():
-            losses: Losses = self._module(
-                ids, labels, *((positions, documents) if self.document_mask else (None, None))
-            )
+            losses: Losses = self._module(ids, labels, *inside)
         return losses
+
+    def _put(self, part: Any) -> Tensor:
+        """A part of a batch on the device; from page-locked memory, so that the copy does not wait for what is computed."""
+        tensor = torch.from_numpy(part)
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     def backward(self, loss: Tensor, last: bool = True) -> None:
         """Add a micro-batch's gradients; ranks exchange theirs at the last one of the step."""
         loss = loss * (self.world.size * self._precision.scale.value)
         loss.backward()  # type: ignore[no-untyped-call]  # torch ships it untyped
 
-    def step(self, learning_rate: float, take: Callable[[float], bool] = lambda norm: True) -> Stepped:
+    def step(
+        self, learning_rate: float, take: Callable[[float], bool] = lambda norm: True, finite: bool = True
+    ) -> Stepped:
         """Clip and step at the given learning rate if `take` agrees; gradients are gone afterwards."""
         scale, factor = self._precision.scale, self._precision.scale.value
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = _norm(gradients) / factor
-        overflow = self._precision.overflows(norm)
-        scale.update(overflow)
+        overflow = finite and self._precision.overflows(norm)
         taken = not overflow and take(norm)
+        if overflow or taken:
+            scale.update(overflow)
         if taken:
             if (times := clip_factor(norm, self.grad_clip) / factor) != 1.0:
                 torch._foreach_mul_(gradients, times)
@@ -153,10 +159,12 @@ class TorchEngine:
         if not self.sharded:
             yield self.model if self.world.first else None
             return
-        state = {name: _full(tensor) for name, tensor in self.model.state_dict().items()}
         if not self.world.first:
+            for tensor in self.model.state_dict().values():  # every rank takes part; none but the first keeps anything
+                _full(tensor)
             yield None
             return
+        state = {name: _full(tensor) for name, tensor in self.model.state_dict().items()}
         with torch.device("meta"):
             plain = CausalLM(self.model.config)
         plain.load_state_dict(state, assign=True)

@@ -32,7 +32,7 @@ import contextlib
 import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -47,11 +47,14 @@ from jielong.progress import say
 from jielong.runtime import random_state, restore_random_state
 from jielong.train.config import Config
 from jielong.train.engines.pytorch import LossModule, TorchEngine
-from jielong.train.loop import Job, Steps, train
+from jielong.train.job import Job
+from jielong.train.loop import Steps, train
 from jielong.world import World, wait
 
 
-def train_with_trainer(job: Job, model: CausalLM, world: World) -> dict[str, Any]:
+def train_with_trainer(
+    job: Job, model: CausalLM, world: World, stop: Callable[[], bool] | None = None
+) -> dict[str, Any]:
     """Train to the end of the plan, from the newest checkpoint if there is one. Returns the counts for the manifest.
 
     model: with the weights that training goes on from. Raises RecipeError for what `refuse` names, Stopped after SIGTERM and
@@ -71,7 +74,7 @@ def train_with_trainer(job: Job, model: CausalLM, world: World) -> dict[str, Any
                 gc.collect()  # what an earlier Trainer's DDP hung on the parameters; the next one brings its own
                 _trainer(arguments, Turn(steps, theirs)).train()
 
-            counts = train(job, engine, make)
+            counts = train(job, engine, make, stop)
             wait(world)
             return counts
     finally:
@@ -299,6 +302,9 @@ def _quietly(world: World) -> Iterator[None]:
         ours = {"RANK": world.rank, "WORLD_SIZE": world.size, "LOCAL_RANK": world.local_rank}
         for name in [name for name in os.environ if name.startswith(("ACCELERATE_", "FSDP_")) or name in ours]:
             del os.environ[name]
+        os.environ.setdefault(
+            "DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu"
+        )  # it says what it found otherwise
         if world.size > 1:
             os.environ.update({name: str(value) for name, value in ours.items()})
         chatter.set_verbosity_error()

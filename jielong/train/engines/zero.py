@@ -56,7 +56,7 @@ from jielong.train.precision import Precision
 from jielong.world import TIMEOUT, World, add_up, own_device
 
 if TYPE_CHECKING:
-    from jielong.train.loop import Plan
+    from jielong.train.job import Plan
 
 BUCKET = 50_000_000  # gradients that are exchanged at a time: a buffer of 200 MB on each device
 
@@ -107,6 +107,7 @@ class Asked:
 
     learning_rate: float
     take: Callable[[float], bool]
+    finite: bool  # whether the loss is
     stepped: Stepped | None = None  # None: not decided yet
     times: float | None = None  # what gradients are multiplied by; None: the step is not taken
 
@@ -158,7 +159,7 @@ class DeepSpeedEngine:
             for parameter in group
         }
         self._host = HostCopies()
-        self._asked = Asked(0.0, lambda norm: False)
+        self._asked = Asked(0.0, lambda norm: False, True)
 
     def _wrapped(self, settings: dict[str, Any], z_loss: float) -> Any:
         # DeepSpeed's Muon, which nobody asked for, is compiled at import otherwise: seconds, and a warning of torch's
@@ -194,15 +195,18 @@ class DeepSpeedEngine:
         """Add a micro-batch's gradients; stages 0 and 1 exchange theirs at the last one of the step."""
         self._engine.backward(loss * (self.world.size * self._precision.scale.value), scale_wrt_gas=False)
 
-    def step(self, learning_rate: float, take: Callable[[float], bool] = lambda norm: True) -> Stepped:
+    def step(
+        self, learning_rate: float, take: Callable[[float], bool] = lambda norm: True, finite: bool = True
+    ) -> Stepped:
         """Clip and step at the given learning rate if `take` agrees; gradients are gone afterwards."""
-        self._asked = Asked(learning_rate, take)
+        self._asked = Asked(learning_rate, take, finite)
         self._engine.step()
         if self._asked.stepped is None:  # DeepSpeed found gradients that are not finite, and has dropped them
             self._decide(math.inf)
         stepped = self._asked.stepped
         assert stepped is not None
-        self._precision.scale.update(stepped.overflow)
+        if stepped.overflow or stepped.taken:
+            self._precision.scale.update(stepped.overflow)
         return stepped
 
     def _step(self) -> None:
@@ -223,7 +227,7 @@ class DeepSpeedEngine:
         """Once a step, on all ranks at the same time: is it taken, and clipped by how much?"""
         factor = self._precision.scale.value
         norm = scaled_norm / factor
-        overflow = self._precision.overflows(norm)
+        overflow = self._asked.finite and self._precision.overflows(norm)
         taken = not overflow and self._asked.take(norm) and math.isfinite(norm)
         self._asked.stepped = Stepped(norm, taken, overflow)
         self._asked.times = clip_factor(norm, self.grad_clip) / factor if taken else None

@@ -8,7 +8,7 @@ from typing import Any
 from jielong.metrics import read_jsonl
 from jielong.model.config import Config as ModelConfig
 from jielong.model.transformer import CausalLM
-from jielong.train.loop import Job
+from jielong.train.job import Job
 from jielong.world import World
 from tests.train.conftest import SHAPE, make_job, make_model
 

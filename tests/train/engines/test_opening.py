@@ -13,6 +13,7 @@ from jielong.train.config import Config
 from jielong.train.engines.opening import check_engine, open_engine
 from jielong.train.engines.pytorch import TorchEngine
 from jielong.world import World
+from tests.train.conftest import SHAPE
 from tests.train.engines.jobs import tiny_job
 
 CPU = torch.device("cpu")
@@ -22,13 +23,28 @@ CPU = torch.device("cpu")
 def test_a_package_that_is_missing(engine: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=rf"{package}: not installed.*pip install 'jielong\[{engine}\]'"):
-        check_engine(Config.model_validate({"engine": engine}), CPU)
-    check_engine(Config(), CPU)
+        check_engine(Config.model_validate({"engine": engine}), SHAPE, CPU)
+    check_engine(Config(), SHAPE, CPU)
 
 
 def test_what_deepspeed_cannot_do_is_refused_at_once() -> None:
     with pytest.raises(RecipeError, match=r"train\.compile"):
-        check_engine(Config(engine="deepspeed", compile=True), CPU)
+        check_engine(Config(engine="deepspeed", compile=True), SHAPE, CPU)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"precision": "tf32"}, r"train\.precision"),
+        ({"precision": "fp8"}, r"train\.precision"),
+        ({"engine": "hf", "parallel": "fsdp"}, r"train\.parallel"),
+    ],
+)
+def test_what_would_be_refused_later_is_refused_before_anything_is_moved(
+    settings: dict[str, str], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        check_engine(Config.model_validate(settings), SHAPE, CPU)
 
 
 def test_the_default_is_torch(corpus: Path, tmp_path: Path) -> None:

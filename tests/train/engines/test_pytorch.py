@@ -17,8 +17,9 @@ from jielong.model.hf import load_folder
 from jielong.model.transformer import CausalLM, Losses
 from jielong.train.config import Config
 from jielong.train.engines.pytorch import TorchEngine
+from jielong.train.job import Job
 from jielong.train.loader import Batch, PackedLoader
-from jielong.train.loop import Job, train
+from jielong.train.loop import train
 from jielong.world import World, joined, this_world
 from tests.train.conftest import SHAPE
 from tests.train.engines.jobs import losses, tiny_job

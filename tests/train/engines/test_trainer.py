@@ -221,10 +221,10 @@ def test_a_step_that_is_not_finite_is_not_taken(run: Run, tmp_path: Path, monkey
 def test_repeated_hits_go_back_and_another_trainer_goes_on(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    poison(monkeypatch, 4, 5, 6)
+    poison(monkeypatch, 5, 6, 7)  # the state of step 3 is known to be good: step 4 was taken from it
     counts = run(tmp_path, save_every_steps=3, **TWELVE)
     assert [e["event"] for e in read_jsonl(tmp_path / "history.jsonl")] == ["skipped"] * 3 + ["rolled back"]
-    assert [r["step"] for r in read_jsonl(tmp_path / "discarded.jsonl")] == [4, 5, 6]
+    assert [r["step"] for r in read_jsonl(tmp_path / "discarded.jsonl")] == [4, 5, 6, 7]
     found = records(tmp_path)
     assert [r["step"] for r in found] == list(range(1, 13)) and counts["steps"] == 12
     assert all(r["loss"] is not None for r in found) and found[-1]["loss"] < found[2]["loss"] - 0.2
