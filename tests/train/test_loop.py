@@ -455,6 +455,9 @@ def test_experts_are_logged_and_resume_exactly(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's compiler still calls it itself
+@pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning"
+)  # where deepspeed was imported before
 def test_compiled_equals_eager(run_training: RunTraining, tmp_path: Path) -> None:
     run_training(tmp_path / "eager", tokens=3 * 64)
     run_training(tmp_path / "compiled", tokens=3 * 64, compile=True)
