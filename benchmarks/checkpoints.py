@@ -14,6 +14,7 @@ The sides take turns within every repeat; medians over repeats, and the ratio wi
 from __future__ import annotations
 
 import argparse
+import platform
 import statistics
 import tempfile
 import time
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM
 
 from jielong.model.config import Config as ModelConfig
@@ -128,8 +130,15 @@ def report(options: argparse.Namespace, found: dict[str, list[tuple[float, float
         print(f"{name:28} {row['stands_still_seconds']:>16.3f} {row['on_disk_seconds']:>11.3f} {row['ratio']:>12.2f}   "
               f"{min(ratios):.2f} to {max(ratios):.2f}")  # fmt: skip
     if options.out is not None:
-        table = {"date": time.strftime("%Y-%m-%d"), "what": "seconds that training stands still for a checkpoint, medians",
-                 "weights": weights, "repeats": options.repeats, "torch": torch.__version__, "rows": rows}  # fmt: skip
+        table = {
+            "date": time.strftime("%Y-%m-%d"),
+            "what": "seconds that training stands still for a checkpoint, medians",
+            "weights": weights,
+            "options": {"hidden": options.hidden, "layers": options.layers, "repeats": options.repeats},
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+            "rows": rows,
+        }
         write_json(options.out, table)
 
 
