@@ -55,12 +55,6 @@ def this_world() -> World:
         raise InputError(
             f"environment: RANK, WORLD_SIZE and LOCAL_RANK do not fit together, got {given}; start with torchrun, or unset them"
         )
-    place, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
-    if size > 1 and not (place and port.isdecimal() and 0 < int(port) < 65536):
-        raise InputError(
-            f"environment: MASTER_ADDR and MASTER_PORT say where the {size} processes meet, got {place!r} and {port!r}; start "
-            "with torchrun, or set them"
-        )
     return World(rank, size, local_rank)
 
 
@@ -82,22 +76,30 @@ def own_device(world: World, device: torch.device) -> torch.device:
 
 @contextmanager
 def joined(world: World, device: torch.device) -> Iterator[None]:
-    """Take part in the group of all processes of a run; nothing for a world of one, or where the group is there already."""
+    """Take part in the group of all processes of a run; nothing for a world of one, or where the group is there already.
+
+    Raises InputError where the environment does not say where they meet, or they do not.
+    """
     import torch.distributed as dist
 
     if world.size == 1 or dist.is_initialized():
         yield
         return
+    place, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    if not (place and port.isdecimal() and 0 < int(port) < 65536):
+        raise InputError(
+            f"environment: MASTER_ADDR and MASTER_PORT say where the {world.size} processes meet, got {place!r} and {port!r}; "
+            "start with torchrun, or set them"
+        )
     try:
         if device.type == "cuda":
             dist.init_process_group("cpu:gloo,cuda:nccl", timeout=TIMEOUT, device_id=device)
         else:
             dist.init_process_group("gloo", timeout=TIMEOUT)
     except (dist.DistError, ValueError) as error:
-        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         said = str(error).splitlines()[0]
         raise InputError(
-            f"environment: the {world.size} processes did not meet at {place} ({said}); check the address"
+            f"environment: the {world.size} processes did not meet at {place}:{port} ({said}); check the address"
         ) from None
     try:
         yield

@@ -63,8 +63,9 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, given: dict[str, str]) -> N
 )
 def test_processes_must_know_where_they_meet(monkeypatch: pytest.MonkeyPatch, given: dict[str, str]) -> None:
     set_environment(monkeypatch, {"WORLD_SIZE": "2", "RANK": "1", **given})
-    with pytest.raises(InputError, match="MASTER_ADDR and MASTER_PORT say where the 2 processes meet, got"):
-        this_world()
+    said = "MASTER_ADDR and MASTER_PORT say where the 2 processes meet, got"
+    with pytest.raises(InputError, match=said), joined(this_world(), CPU):
+        pass
 
 
 def test_processes_that_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
