@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from jielong.errors import RecipeError
 from jielong.recipe import Section, harmless
 from jielong.train.mixing import Mix
+from jielong.train.phases import OptimizerName, Phase, ScheduleName
 
 
 class Guard(Section):
@@ -39,12 +40,19 @@ class Config(Section):
         None,
         description="how much of each source is read: weights, tokens, epochs, temperature or phases; none: all, as it lies there",
     )
+    phases: tuple[Phase, ...] = Field(
+        (), description="parts of the run one after the other; what a phase does not say is as in this table", strict=False
+    )
     sequence_length: int | None = Field(
         None, description="tokens in a row; none: the model's max_position_embeddings", ge=2
     )
     tokens_per_step: int = Field(
         16_384, description="tokens in one optimizer step, a multiple of sequence_length", ge=1
     )
+    tokens_per_step_start: int | None = Field(
+        None, description="batch ramp: tokens of the first step, growing to tokens_per_step; none: no ramp", ge=1
+    )
+    ramp_ratio: float = Field(0.1, description="share of the tokens over which the batch ramp grows", gt=0, le=1)
     micro_batch_tokens: int = harmless(
         8_192, "at most this many tokens go through the model at once; a step accumulates gradients over them", ge=1
     )
@@ -54,14 +62,30 @@ class Config(Section):
     )
     document_mask: bool = Field(True, description="attention and positions stay inside a document of a packed row")
     learning_rate: float = Field(1e-3, description="peak learning rate", gt=0)
+    schedule: ScheduleName = Field(
+        "cosine", description="how the learning rate falls after the warm-up; wsd: constant, then down in the last part"
+    )
     min_learning_rate_ratio: float = Field(
-        0.1, description="the cosine ends at this share of the peak (Chinchilla, arXiv:2203.15556)", ge=0, le=1
+        0.1, description="the schedule ends at this share of the peak (Chinchilla, arXiv:2203.15556)", ge=0, le=1
     )
     warmup_ratio: float = Field(0.02, description="share of the steps in which the learning rate rises", ge=0, lt=1)
+    decay_ratio: float = Field(0.2, description="wsd: share of the steps in which the learning rate falls", gt=0, le=1)
+    optimizer: OptimizerName = Field(
+        "adamw", description="muon: matrices of the blocks by Muon, the rest by AdamW; lion; adamw8bit: bitsandbytes"
+    )
+    muon_rate: float = Field(
+        1.0, description="muon: learning rate of its matrices, times learning_rate (updates have AdamW's size)", gt=0
+    )
+    muon_momentum: float = Field(0.95, description="muon: decay of the momentum (Nesterov's)", ge=0, lt=1)
     weight_decay: float = Field(0.1, description="decoupled weight decay on matrices, none on norms and biases", ge=0)
-    beta1: float = Field(0.9, description="AdamW's decay of the first moment", ge=0, lt=1)
-    beta2: float = Field(0.95, description="AdamW's decay of the second moment", ge=0, lt=1)
+    beta1: float = Field(0.9, description="AdamW's and Lion's decay of the first moment", ge=0, lt=1)
+    beta2: float = Field(
+        0.95, description="AdamW's decay of the second moment, Lion's of its only one (0.99 is usual there)", ge=0, lt=1
+    )
     adam_epsilon: float = Field(1e-8, description="AdamW's epsilon", gt=0)
+    ema_decay: float | None = Field(
+        None, description="checkpoints hold an average of the weights, decaying by this a step; none: the weights", gt=0, lt=1
+    )
     grad_clip: float | None = Field(1.0, description="gradients are scaled down to this norm; none: never", gt=0)
     z_loss: float = Field(
         0.0, description="weight of log(Z)^2, which keeps logits small (PaLM used 1e-4, arXiv:2204.02311)", ge=0
@@ -103,6 +127,11 @@ class Config(Section):
     async_checkpoints: bool = harmless(
         True, "write checkpoints beside the training, from a copy in memory; false: training waits for the disk"
     )
+    trackers: tuple[Literal["tensorboard", "wandb", "swanlab"], ...] = harmless(
+        (), "also send metrics there (extra trackers); metrics.jsonl is always written", strict=False
+    )
+    tracker_project: str = harmless("jielong", "name of the project there")
+    tracker_online: bool = harmless(False, "wandb, swanlab: send over the network; false: to files in train/trackers")
     log_every_steps: int = harmless(
         20, "a line on the console every so many steps (every step is in metrics.jsonl)", ge=1
     )
