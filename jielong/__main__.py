@@ -41,6 +41,7 @@ from jielong.errors import InputError
 from jielong.infer.commands import COMMANDS as INFER_COMMANDS
 from jielong.progress import plain, say
 from jielong.tokenizer.shards.commands import COMMANDS as SHARDS_COMMANDS
+from jielong.train.control.commands import COMMANDS as CONTROL_COMMANDS
 
 app = typer.Typer(
     name="jielong",
@@ -452,7 +453,7 @@ for _name, (_command, _help) in SHARDS_COMMANDS.items():
     shards.command(name=_name, help=_help)(friendly(_shards_command(_command)))
 
 
-for _name, (_function, _help) in INFER_COMMANDS.items():
+for _name, (_function, _help) in (INFER_COMMANDS | CONTROL_COMMANDS).items():
     app.command(name=_name, help=_help)(friendly(_function))
 
 

@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from jielong.progress import human_count, human_seconds
@@ -51,6 +52,7 @@ class Words(NamedTuple):
 
 
 TOKENS = Words("tokens seen", "已训练词元")
+NOT_TAKEN = Words("step not taken", "该步未采用")
 SMALL_CHARTS = (  # key in metrics.jsonl, title, colour
     ("validation_bits_per_byte", Words("Bits per byte, validation", "每字节比特（验证）"), 1),
     ("learning_rate", Words("Learning rate", "学习率"), 2),
@@ -149,6 +151,11 @@ def thin(points: Sequence[Point], limit: int = MAX_POINTS) -> Sequence[Point]:
     return [*kept, points[-1]]
 
 
+def thin_ticks(values: Sequence[float], limit: int = MAX_POINTS) -> Sequence[float]:
+    """At most about `limit` of many, evenly by number."""
+    return values[:: math.ceil(len(values) / limit)] if values else values
+
+
 def spread(rows: list[T], limit: int) -> list[T]:
     """At most `limit` rows: the first, the last, and rows between at growing distances, because most happens early."""
     if len(rows) <= limit:
@@ -209,7 +216,19 @@ def loss_chart(metrics: list[dict[str, Any]], key: str, size: tuple[int, int]) -
         TOKENS,
         size,
         x_format=human_count,
+        verticals=phase_borders(metrics),
+        ticks=[x for row in metrics if "skipped" in row and (x := finite(row.get("tokens"))) is not None],
     )
+
+
+def phase_borders(metrics: list[dict[str, Any]]) -> list[tuple[float, Words]]:
+    """Where each phase but the first begins: the tokens seen before it, and its number, from 1."""
+    found = []
+    for before, row in pairwise(metrics):
+        tokens, phase = finite(before.get("tokens")), row.get("phase")
+        if tokens is not None and isinstance(phase, int) and phase != before.get("phase"):
+            found.append((tokens, Words(f"phase {phase + 1}", f"阶段 {phase + 1}")))
+    return found
 
 
 def small_charts(metrics: list[dict[str, Any]], size: tuple[int, int]) -> list[str]:
@@ -249,10 +268,12 @@ def line_chart(
     from_zero: bool = False,
     x_format: Callable[[float], str] = "{:g}".format,
     verticals: Sequence[tuple[float, Words]] = (),
+    ticks: Sequence[float] = (),
 ) -> str:
     """An `<svg>` element. `key` makes its ids unique in a page; `description` is read aloud instead of the picture.
 
-    `verticals` are values of x marked by a dashed line with words at its foot.
+    `verticals` are values of x marked by a dashed line with words at its foot, `ticks` those marked by a short stroke there, steps
+    that were not taken.
     """
     assert has_values(series)
     width, height = size
@@ -290,7 +311,9 @@ def line_chart(
         out.append(f'<path class="axis" d="M{x:.1f} {height - bottom}v4" stroke="{MUTED}"/>')
         out.append(_text(x, height - bottom + 18, "middle" if x < width - right - 12 else "end", text))
     out.append(_text(width - right, height - 6, "end", both(x_label)))
-    out += [_vertical(px(x), words, top, height - bottom, px(x) > width / 2) for x, words in verticals]
+    for number, (x, words) in enumerate(verticals):  # words of neighbours stand one above the other
+        out.append(_vertical(px(x), words, top, height - bottom, px(x) > width / 2, 14 * (number % 3)))
+    out += [_tick(px(x), height - bottom, NOT_TAKEN) for x in thin_ticks(ticks)]
     out += [_draw(one, px, py) for one in series]
     out += _legend(series, width - right, top)
     return "".join(out) + "</svg>"
@@ -308,10 +331,15 @@ def _text(x: float, y: float, anchor: str, inner: str) -> str:
     return f'<text class="muted" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{MUTED}">{inner}</text>'
 
 
-def _vertical(x: float, words: Words, top: float, foot: float, on_the_left: bool) -> str:
+def _vertical(x: float, words: Words, top: float, foot: float, on_the_left: bool, raised: float = 0) -> str:
     place, anchor = (x - 7, "end") if on_the_left else (x + 7, "start")
     line = f'<path class="s1" d="M{x:.1f} {top}V{foot}" stroke="{COLOURS[1]}" stroke-dasharray="4 4" fill="none"/>'
-    return line + _text(place, foot - 8, anchor, both(words))
+    return line + _text(place, foot - 8 - raised, anchor, both(words))
+
+
+def _tick(x: float, foot: float, words: Words) -> str:
+    said = f"<title>{escape(' · '.join(words))}</title>"  # shown where a pointer rests on it
+    return f'<path class="s1 tick" d="M{x:.1f} {foot}v-7" stroke="{COLOURS[1]}" stroke-width="2">{said}</path>'
 
 
 def _draw(one: Series, px: Callable[[float], float], py: Callable[[float], float]) -> str:

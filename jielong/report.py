@@ -68,6 +68,7 @@ EVENT_WORDS = {
     "skipped": Words("step not taken", "该步未采用"),
     "overflow": Words("float16 overflow", "float16 溢出"),
     "rolled back": Words("went back", "回退"),
+    "phase": Words("next phase", "进入下一阶段"),
 }
 
 

@@ -312,6 +312,15 @@ def _lives(process: str) -> bool:
     return True
 
 
+def holder(root: Path) -> str | None:
+    """The process of this machine that works on a run, by its lock; None: nobody. root: the run's folder."""
+    try:
+        text = (root / ".lock").read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return None
+    return text if text.isdigit() and _lives(text) else None
+
+
 def open_run(runs_dir: Path, name: str) -> Run:
     """The run folder of that name below `runs_dir` (not created yet). Raises RunError for a name that is no file name."""
     if not NAME_PATTERN.fullmatch(name) or name in (".", ".."):

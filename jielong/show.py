@@ -204,9 +204,20 @@ def _status_of(run: Run) -> dict[str, Any]:
             }
         elif stage == "train" and (steps := read_jsonl(run.stage("train") / "metrics.jsonl")):
             row["result"] = f"step {number(steps[-1].get('step'))}, loss {number(steps[-1].get('loss'))}"
+        if stage == "train":
+            row |= _going_on(run)
         stages[stage] = row
     size = sum(file.stat().st_size for file in run.root.rglob("*") if file.is_file())
     return {"name": run.name, "folder": str(run.root), "bytes": size, "stages": stages}
+
+
+def _going_on(run: Run) -> dict[str, Any]:
+    """A training that goes on now, as it said last; empty for any other."""
+    from jielong.train.control.mailbox import Mailbox
+    from jielong.train.control.telling import alive, one_line
+
+    said = Mailbox(run.stage("train")).status()
+    return {"state": "going on", "result": one_line(said), "live": said} if said is not None and alive(said) else {}
 
 
 def status_table(rows: list[dict[str, Any]], runs_dir: Path) -> str:

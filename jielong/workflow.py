@@ -20,7 +20,7 @@ import importlib
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from jielong import STAGES, launch, storage, uploads
 from jielong.errors import InputError, RunError
 from jielong.metrics import read_jsonl
 from jielong.progress import human_seconds, say
-from jielong.recipe import Recipe, to_toml
+from jielong.recipe import Recipe, parse_section, to_toml
 from jielong.runs import (
     MANIFEST,
     PARTIAL,
@@ -281,7 +281,8 @@ def _take_part(recipe: Recipe, run: Run, fresh: bool) -> None:
     if _state(run, "train", fingerprint) == "up to date" and not fresh:
         return
     context = StageContext(run, run.stage("train"), recipe.seed, fingerprint, upstream, _not_ours, files)
-    stage_module("train").run(recipe.sections["train"], context, recipe.folder, validate=_not_ours, sample=_not_ours)
+    stage_module("train").run(recipe.sections["train"], context, recipe.folder, validate=_not_ours, sample=_not_ours,
+                              generate=_not_ours)  # fmt: skip
 
 
 def _not_ours(*given: Any) -> Any:
@@ -308,12 +309,14 @@ def _begin_live(recipe: Recipe, run: Run, stage: str, fingerprint: str, fresh: b
 
 
 def _final_outputs(folder: Path, counts: dict[str, Any]) -> list[dict[str, Any]]:
-    """Outputs of a live stage without older checkpoints, which may be deleted; checkpoints carry their own checksums."""
+    """Outputs of a live stage without what may be deleted, older checkpoints and answers to who watched it; checkpoints carry
+    their own checksums.
+    """
     rows = list_outputs(folder, checksums=False)
     return [
         row
         for row in rows
-        if not row["path"].startswith("checkpoints/") or row["path"].startswith(counts["checkpoint"])
+        if not row["path"].startswith(("checkpoints/", "control/")) or row["path"].startswith(counts["checkpoint"])
     ]
 
 
@@ -377,7 +380,14 @@ def _training_hooks(recipe: Recipe, run: Run) -> dict[str, Any]:
         texts = [continue_prompt(current, tokenizer, p, short, short.seed + n) for n, p in enumerate(prompts)]
         return [{"prompt": row.prompt, "text": row.text} for row in texts]
 
-    return {"validate": validate, "sample": sample}
+    def generate(current: CausalLM, texts: list[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
+        given = {**infer.model_dump(), **settings}
+        given |= {key: None for key, off in (("top_k", 0), ("top_p", 1)) if given[key] == off}  # as on the command line
+        config = parse_section("infer", InferConfig, given)
+        written = [continue_prompt(current, tokenizer, text, config, config.seed + n) for n, text in enumerate(texts)]
+        return [asdict(row) for row in written]
+
+    return {"validate": validate, "sample": sample, "generate": generate}
 
 
 # --------------------------------------------------------------------------------------------------- looking back

@@ -160,3 +160,31 @@ def test_a_vertical_marks_a_value_of_x() -> None:
         and "chosen" in svg
         and 'text-anchor="start" fill="#6f6a62"><tspan class="t" lang="en">low' in svg
     )
+
+
+def test_the_loss_chart_marks_phases_and_steps_not_taken() -> None:
+    """Steps 1 and 2 are of the first phase, 3 and 4 of the second: the border is where 2 ended. Step 4 was not taken."""
+    metrics = [row | {"phase": n // 2} for n, row in enumerate(records([4.0, 3.0, 2.0, None]))]
+    metrics[3]["skipped"] = "loss is nan"
+    assert charts.phase_borders(metrics) == [(200.0, Words("phase 2", "阶段 2"))]
+    root = ET.fromstring(charts.loss_chart(metrics, "loss", (400, 300)))
+    paths = list(root.iter(f"{SVG}path"))
+    assert sum(path.get("stroke-dasharray") is not None for path in paths) == 1
+    (tick,) = [path for path in paths if "tick" in path.get("class", "")]
+    title = tick.find(f"{SVG}title")
+    assert title is not None and title.text == "step not taken · 该步未采用"
+    plain = charts.loss_chart(records([4.0, 3.0]), "loss", (400, 300))
+    assert "tick" not in plain and "dasharray" not in plain
+    assert charts.phase_borders([]) == charts.phase_borders(records([1.0, 2.0])) == []
+
+
+def test_words_of_neighbouring_verticals_stand_one_above_the_other() -> None:
+    words = [(float(n), Words(f"phase {n}", "阶段")) for n in (1, 2, 3)]
+    svg = draw([Series(None, [(0, 0.0), (100, 1.0)])], verticals=words)
+    feet = [text.get("y") for text in ET.fromstring(svg).iter(f"{SVG}text") if "phase" in "".join(text.itertext())]
+    assert len(feet) == len(set(feet)) == 3
+
+
+def test_ticks_are_thinned() -> None:
+    assert charts.thin_ticks([]) == [] and charts.thin_ticks([1.0, 2.0], 2) == [1.0, 2.0]
+    assert len(charts.thin_ticks([float(n) for n in range(10_000)])) <= charts.MAX_POINTS

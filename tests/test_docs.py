@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import re
 import shlex
 import tomllib
@@ -18,7 +19,7 @@ import typer.main
 from pydantic import TypeAdapter
 
 import jielong
-from jielong import STAGES
+from jielong import STAGES, trackers
 from jielong.__main__ import app
 from jielong.data.cleaning.personal import MASKS
 from jielong.data.config import Config
@@ -39,6 +40,9 @@ from jielong.model.devices import NAMES, find_device
 from jielong.model.hf_config import CLASSES, OWN
 from jielong.recipe import load, parse, shipped
 from jielong.train import loader
+from jielong.train.config import Config as TrainConfig
+from jielong.train.control import asking, desk
+from jielong.train.phases import OptimizerName, ScheduleName
 from jielong.train.plan_tables import plan_tables
 from jielong.train.planning import plan_run
 
@@ -390,6 +394,46 @@ def test_the_table_of_recipes_is_that_of_the_recipes(page: str) -> None:
         assert (numbers[2][0], numbers[3][0]) == (config.max_position_embeddings, config.vocabulary)
         sizes = {f"{count(config) / 1e6:.1f}" for count in (parameters, active_parameters)}
         assert set(re.findall(r"([\d.]+) M", weights)) == sizes
+
+
+# --------------------------------------------------------------------------------------------- the page on training
+
+
+@pytest.mark.parametrize("page", TRAIN)
+def test_every_recipe_of_the_page_on_training_is_valid(page: str) -> None:
+    found = blocks(page, "toml")
+    assert len(found) == 4
+    rest: dict[str, Any] = {"data": {"sources": [{"name": "web", "path": "web"}]}, "tokenizer": {}, "model": {}}
+    configs = [parse(rest | tomllib.loads(body), ROOT).section("train", TrainConfig) for body in found]
+    phases = next(config.phases for config in configs if config.phases)
+    assert [phase.sequence_length for phase in phases] == [128, 256, 512]
+
+
+@pytest.mark.parametrize("page", TRAIN)
+def test_optimizers_and_schedules_of_the_page_are_those_of_the_code(page: str) -> None:
+    assert [row[0] for row in cells(page, "`optimizer`")] == list(typing.get_args(OptimizerName))
+    assert [row[0] for row in cells(page, "`schedule`")] == list(typing.get_args(ScheduleName))
+
+
+@pytest.mark.parametrize("page", TRAIN)
+def test_commands_and_keys_of_the_page_are_those_of_the_code(page: str) -> None:
+    found = cells(page, "命令" if "zh" in page else "command")
+    assert [row[0] for row in found] == list(asking.COMMANDS)
+    keys = {row[1][0]: row[0] for row in found if row[1] != "-"}
+    assert {key: name for key, name in keys.items() if key in desk.PLAIN} == desk.PLAIN
+    assert set(keys) - set(desk.PLAIN) == set(desk.QUESTIONS)
+    sent = [json.loads(line) for line in re.findall(r"^echo '(.+)' >", read(page), re.MULTILINE)]
+    for command in sent:
+        asking.check(command)
+    assert sent
+
+
+@pytest.mark.parametrize("page", TRAIN)
+def test_trackers_of_the_page_are_those_of_the_code(page: str) -> None:
+    (table,) = [tomllib.loads(body)["train"] for body in blocks(page, "toml") if "trackers" in body]
+    names = typing.get_args(typing.get_args(TrainConfig.model_fields["trackers"].annotation)[0])
+    assert tuple(table["trackers"]) == names == trackers.NAMES
+    assert ("十秒" if "zh" in page else "ten seconds") in prose(page) and trackers.CLOSE_SECONDS == 10
 
 
 @pytest.mark.parametrize("page", READMES)

@@ -15,6 +15,7 @@ from jielong.runs import (
     environment,
     hash_file,
     hash_json,
+    holder,
     list_outputs,
     list_runs,
     open_run,
@@ -174,3 +175,13 @@ def test_list_runs(tmp_path: Path) -> None:
 def test_environment_says_what_it_ran_on() -> None:
     found = environment()
     assert found["packages"]["torch"] and found["python"] and found["jielong"]
+
+
+def test_who_works_on_a_run(tmp_path: Path) -> None:
+    run = Run(tmp_path / "a")
+    assert holder(run.root) is None
+    with run.lock():
+        assert holder(run.root) == str(os.getpid())
+    for text in ("", "x", str(2**22 + 1)):  # no process has the last number: it is above the system's largest
+        (run.root / ".lock").write_text(text)
+        assert holder(run.root) is None

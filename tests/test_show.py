@@ -53,3 +53,20 @@ def test_the_steps_of_the_data_stage() -> None:
     assert lines[2].split() == ["read", "9", "1", "bad_json", "1"] and lines[3].split() == ["split", "8", "3", "1,200"]
     counts = {"read": 9, "added": 1200, "kept": 1208, "rejected": {"bad_json": 1}, "chars": 5000}
     assert key_figure("data", counts).startswith("9 read + 1,200 by splitting = 1,208 kept + 1 rejected")
+
+
+def test_status_says_that_a_training_goes_on(tmp_path: Path) -> None:
+    from jielong.recipe import load, to_toml
+    from jielong.train.control.mailbox import Mailbox
+    from tests.train.control.test_telling import STATUS
+
+    (tmp_path / "small" / "train").mkdir(parents=True)
+    (tmp_path / "small" / "recipe.toml").write_text(to_toml(load("tiny")), encoding="utf-8")
+    box = Mailbox(tmp_path / "small" / "train")
+    box.say(STATUS)
+    (row,) = status_rows(tmp_path, "")
+    assert row["stages"]["train"]["state"] == "going on" and row["stages"]["train"]["live"]["step"] == 1200
+    text = status_table([row], tmp_path)
+    assert "going on" in text and "running, step 1,200 of 5,000" in text and "1 h 02 min left" in text
+    box.say(STATUS | {"state": "stopped"})
+    assert status_rows(tmp_path, "")[0]["stages"]["train"]["state"] != "going on"

@@ -367,3 +367,30 @@ def json_counts(folder: Path) -> dict[str, Any]:
     assert manifest is not None
     counts: dict[str, Any] = manifest["counts"]
     return counts
+
+
+def test_a_prompt_is_answered_by_the_weights_in_memory(finished: Path) -> None:
+    """With the run's own [infer] table, but for what is asked for; bounds are those of the table."""
+    from jielong.model.hf import load_folder
+    from jielong.train.checkpoints import require_newest
+    from jielong.workflow import _training_hooks
+
+    run = Run(finished / "runs" / "mini")
+    generate = _training_hooks(load(str(finished / "mini.toml")), run)["generate"]
+    model = load_folder(require_newest(run.checkpoints))
+    settings = {"temperature": 1.0, "max_new_tokens": 5, "top_k": 0, "top_p": 1}
+    one, two = generate(model, ["中国", "美国"], settings)
+    assert (one["prompt"], two["prompt"]) == ("中国", "美国") and 0 < one["tokens"] <= 5
+    assert generate(model, ["中国"], settings) == [one] != generate(model, ["中国"], settings | {"seed": 7})
+    with pytest.raises(RecipeError, match=r"infer\.top_p: out of bounds, got 2\.0"):
+        generate(model, ["中国"], {"top_p": 2.0})
+    with pytest.raises(InputError, match="prompt: too long"):
+        generate(model, ["中国" * 500], {})
+
+
+def test_what_watching_leaves_is_no_output(copy: Path) -> None:
+    run = Run(copy / "runs" / "mini")
+    assert (run.stage("train") / "control" / "status.json").is_file()
+    assert not any(row["path"].startswith("control/") for row in (run.manifest("train") or {})["outputs"])
+    shutil.rmtree(run.stage("train") / "control")
+    assert {row["state"] for row in status_rows(copy / "runs", "mini")[0]["stages"].values()} == {"up to date"}

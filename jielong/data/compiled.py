@@ -15,9 +15,15 @@ from typing import Any
 import numba
 
 
-def kernel(function: Any) -> Any:
-    """Compile a function of arrays and numbers: machine code, without the interpreter's lock, exact arithmetic."""
-    return numba.njit(cache=_can_be_kept(Path(function.__code__.co_filename).parent), nogil=True)(function)
+def kernel(function: Any, fastmath: Any = False) -> Any:
+    """Compile a function of arrays and numbers: machine code, without the interpreter's lock, exact arithmetic.
+
+    fastmath: which of LLVM's liberties are taken, {"reassoc"} for sums in another order; a division by zero is then infinite, no
+    error, whose branch would keep a loop from being vectorised.
+    """
+    kept = _can_be_kept(Path(function.__code__.co_filename).parent)
+    errors = "numpy" if fastmath else "python"
+    return numba.njit(cache=kept, nogil=True, fastmath=fastmath, error_model=errors)(function)
 
 
 @lru_cache

@@ -9,8 +9,8 @@ The kernels, fastest first; `choose_kernel` says which one is taken and why:
              nothing outside a document is computed. CUDA, compute capability 8.0, half precision, packed rows.
     flex     torch's flex_attention, compiled: whole blocks outside a document or a window are skipped. CUDA, capability 8.0. Soft
              cap, too.
-    sdpa     torch's scaled_dot_product_attention: causal without a mask, or with a mask (on CPU about 1.5 times the cost of
-             the causal kernel at 1,024 tokens; the only one there that has a backward pass).
+    tiles    ours, of matrix products, for packed rows on the CPU (tiles.py): documents that have ended cost nothing.
+    sdpa     torch's scaled_dot_product_attention: causal without a mask, or with a mask.
     eager    plain arithmetic, scores in float32: the slow twin of all of them, and the only one for talking heads.
 
 Shapes: B rows, T queries, S keys, H query heads, G key-value heads, D size of a head.
@@ -36,6 +36,7 @@ from torch import Tensor
 
 from jielong.model.config import Config
 from jielong.model.positions import alibi_bias
+from jielong.model.tiles import Tile, tiled_attention, tiles
 
 Varlen = Callable[
     [Tensor, Tensor, Tensor, Tensor, int, int | None], Tensor
@@ -113,6 +114,15 @@ class Sight:
         added: Tensor = self._once(("added", window, dtype), make)
         return added
 
+    def tiles(self, rows: int, window: int | None) -> list[Tile]:
+        """The same as tiles of queries; without a cache and without padding only."""
+
+        def make() -> list[Tile]:
+            return tiles(self.documents_BT, rows, len(self.queries_T), window)
+
+        found: list[Tile] = self._once(("tiles", window), make)
+        return found
+
     def bounds(self) -> Tensor:
         """Where the documents of a packed batch begin, rows laid end to end, and the end: int32."""
 
@@ -182,6 +192,8 @@ class Kind(NamedTuple):
 
 # ------------------------------------------------------------------------------------------------- the choice
 
+KERNELS = ("varlen", "flex", "tiles", "sdpa")  # the fastest first
+
 
 def choose_kernel(config: Config, device: str, half: bool = True) -> tuple[str, str]:
     """(kernel, why) for packed rows on a type of device. half: whether queries are float16 or bfloat16."""
@@ -190,7 +202,9 @@ def choose_kernel(config: Config, device: str, half: bool = True) -> tuple[str, 
         return "eager", "talking heads need plain arithmetic"
     if wanted == "eager":
         return "eager", "plain arithmetic, as the recipe asks"
-    order = [name for name in ("varlen", "flex", "sdpa") if wanted in ("auto", name) or wanted == "varlen"]
+    order = [name for name in KERNELS if wanted in ("auto", name) or wanted == "varlen"]
+    if device == "cpu" and wanted == "auto":
+        order = ["tiles", "sdpa"]
     reasons: list[str] = []
     for name in order if order[-1] == "sdpa" else [*order, "sdpa"]:
         against = _against(name, config, device, half)
@@ -204,6 +218,12 @@ def _against(kernel: str, config: Config, device: str, half: bool) -> str | None
     """Why a kernel cannot be used; None: it can."""
     if kernel == "sdpa":
         return "it has no soft cap" if config.attn_logit_softcapping else None
+    if kernel == "tiles":
+        if device != "cpu":
+            return f"not on {device}"
+        if config.attn_logit_softcapping or config.attention_dropout or config.position == "alibi":
+            return "it has no soft cap, no dropout and no alibi"
+        return None
     if device != "cuda":
         return f"not on {device}"
     if config.attention_dropout:
@@ -267,6 +287,11 @@ def attend(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, sight: Sight, kind: K
     if kernel == "varlen" and sight.documents_BT is None:
         kernel = "sdpa"  # without documents torch's own flash kernel does the same
     if kernel == "flex" and sight.mask(kind.window) is None and kind.cap is None and kind.slopes_H is None:
+        kernel = "sdpa"
+    if kernel == "tiles":
+        length = q_BHTD.shape[2]
+        if sight.plain and sight.padding_B is None and length == k_BGSD.shape[2]:
+            return tiled_attention(q_BHTD, k_BGSD, v_BGSD, sight.tiles(len(q_BHTD), kind.window))
         kernel = "sdpa"
     if kernel == "varlen":
         run = varlen_kernel()

@@ -95,9 +95,9 @@ class Config(Section):
     initializer_range: float = Field(0.02, description="standard deviation of the initial weights", gt=0)
 
     # attention
-    attention: Literal["auto", "varlen", "flex", "sdpa", "eager"] = Field(
+    attention: Literal["auto", "varlen", "flex", "tiles", "sdpa", "eager"] = Field(
         "auto",
-        description="kernel: auto takes the fastest that the device has (varlen, flex, sdpa); eager: plain arithmetic, for study",
+        description="kernel: auto takes the fastest that the device has (varlen, flex, tiles, sdpa); eager: plain arithmetic, for study",
     )
     qk_norm: bool = Field(False, description="RMSNorm on each head's queries and keys (Qwen3)")
     attention_bias: bool | Literal["qkv"] = Field(
@@ -310,7 +310,7 @@ def _attention_problems(config: Config) -> list[str]:
         problems.append(f"{special[0]}: does not go with {special[1]}; remove one of them")
     if config.talking_heads and config.attention not in ("auto", "eager"):
         problems.append(f"attention: talking_heads needs plain arithmetic, got {config.attention}; use auto or eager")
-    if config.attn_logit_softcapping and config.attention in ("sdpa", "varlen"):
+    if config.attn_logit_softcapping and config.attention in ("tiles", "sdpa", "varlen"):
         problems.append(f"attention: no soft cap in {config.attention}; use auto, flex or eager")
     if config.attention == "varlen" and (config.position == "alibi" or config.attention_dropout):
         problems.append("attention: varlen has neither alibi nor attention_dropout; use auto")

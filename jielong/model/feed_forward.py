@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jielong.model import fused
+
 
 class MLP(nn.Module):
     """down(silu(gate(x)) * up(x)).
@@ -28,5 +30,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        between = fused.gated(gate, up) if fused.usable(gate, up) else F.silu(gate) * up
+        out: Tensor = self.down_proj(between)
         return out

@@ -7,7 +7,7 @@ activations of the layers below and the gradients of those above are there toget
 bytes alive at each: `Training.moments`, of which the largest counts. What is counted is what our engine does:
 
     weights, gradients   float32, 4 bytes each; gradients are gone after a step
-    optimizer            AdamW, two moments in float32, 8 bytes a weight; the fused form takes nothing else
+    optimizer            AdamW, two moments in float32, 8 bytes a weight; others: memory_of_optimizers.py
     low precision        under autocast every matrix has a half-precision copy, 2 bytes a weight, from the forward pass, where
                          it is made and cached, to its layer's backward pass, which still needs it
     activations          what autograd keeps of each layer, one line each in `_attention` and `_feed_forward`
@@ -40,6 +40,7 @@ from jielong.model.cost import (
     kv_cache_bytes,
     parameters,
 )
+from jielong.model.memory_of_optimizers import optimizer_memory
 
 FLOAT, HALF = 4, 2  # bytes
 MIB = 1 << 20
@@ -232,19 +233,22 @@ def _shared(config: Config, work: Work) -> tuple[int, int]:
     return kept + (inner * squares * masks if kernel == "sdpa" else 0), passing
 
 
-def training_memory(config: Config, work: Work) -> Training:
-    """Replay one optimizer step of the engine over micro-batches like `work`, and keep the bytes alive at each moment."""
+def training_memory(config: Config, work: Work, optimizer: str = "adamw", averaged: bool = False) -> Training:
+    """Replay one optimizer step of the engine over micro-batches like `work`, and keep the bytes alive at each moment.
+
+    optimizer: as in the recipe; averaged: with an average of the weights, which counts as its.
+    """
     tokens, item, width = work.tokens, work.item, config.hidden_size
     weights = FLOAT * parameters(config)
     table = FLOAT * config.vocabulary * width  # the embedding, or the output layer
-    optimizer, gradients = 2 * weights, weights
+    kept, gradients = optimizer_memory(config, optimizer, averaged, work.device), weights
     stream, logits = FLOAT * tokens * width, tokens * config.vocabulary
     layers = range(config.num_hidden_layers)
     parts = [part for n in layers for part in (_attention(config, work, n), _feed_forward(config, work, n))]
     copy = table // 2 if item == HALF else 0  # the output layer's
     head = stream + _norm(tokens * width, work, item) + copy
     shared, passing = _shared(config, work)
-    always = weights + optimizer + (gradients if work.accumulates else 0) + shared + work.workspace
+    always = weights + kept.state + (gradients if work.accumulates else 0) + shared + work.workspace
     saved = sum(part.saved for part in parts)
 
     moments: dict[str, int] = {}
@@ -270,10 +274,10 @@ def training_memory(config: Config, work: Work) -> Training:
     # two gradients of one weight are added: in place where a cast made the first of them, else a third takes the sum
     summed = table if config.tie_word_embeddings and not copy else 0
     moment("backward, the embedding", always + made + table + summed + stream)
-    moment("step, the optimizer", weights + optimizer + gradients + work.workspace)
+    moment("step, the optimizer", weights + kept.state + gradients + kept.working + work.workspace)
     low = sum(part.cast for part in parts) + copy
     activations = saved + head - low + shared
-    return Training(weights, gradients, optimizer, low, activations, logits * 3 * FLOAT, moments)
+    return Training(weights, gradients, kept.state, low, activations, logits * 3 * FLOAT, moments)
 
 
 @dataclass(frozen=True)

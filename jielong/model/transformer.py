@@ -27,8 +27,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jielong.model import fused
 from jielong.model.attention import Kind, Sight, attend, choose_kernel, shifted_attention, weigh
 from jielong.model.config import Config
+from jielong.model.cross_entropy import IGNORE, OutputLayer
 from jielong.model.experts import Routing, SparseMLP, auxiliary_loss, expert_use
 from jielong.model.feed_forward import MLP
 from jielong.model.positions import (
@@ -41,7 +43,6 @@ from jielong.model.positions import (
     stretched_positions,
 )
 
-IGNORE = -100  # a label that is not counted, as in torch and transformers
 Angles = tuple[Tensor, Tensor]  # cos and sin, (B, 1, T, D)
 
 
@@ -96,9 +97,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps)
         kind = x.device.type
-        return out.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype)
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        if dtype in fused.KINDS and fused.usable(x, self.weight):
+            return fused.norm(x, self.weight, self.eps, dtype)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(dtype)
 
 
 class Attention(nn.Module):
@@ -129,12 +132,10 @@ class Attention(nn.Module):
     def forward(self, x_BTC: Tensor, context: Context, cache: Cache | None) -> Tensor:
         rows, length, _ = x_BTC.shape
         split, kind = (rows, length, -1, self.config.size_of_head), self._kind(context)
-        q_BHTD = self.q_proj(x_BTC).view(split)
+        q_BTHD = self.q_proj(x_BTC).view(split)
         if self.q_norm is not None:
-            q_BHTD = self.q_norm(q_BHTD)
-        q_BHTD = q_BHTD.transpose(1, 2)
-        if context.angles is not None:
-            q_BHTD = rotate(q_BHTD, *context.angles)
+            q_BTHD = self.q_norm(q_BTHD)
+        q_BHTD = _turned(q_BTHD, context.angles, context.kernel)
         if cache is not None and cache.hidden:
             began, x_BSC = cache.length == 0, cache.append_hidden(self.layer, x_BTC)
             if not began:
@@ -142,9 +143,8 @@ class Attention(nn.Module):
         k_BTGD, v_BTGD = self.k_proj(x_BTC).view(split), self.v_proj(x_BTC).view(split)
         if self.k_norm is not None:
             k_BTGD = self.k_norm(k_BTGD)
-        k_BGTD, v_BGTD = k_BTGD.transpose(1, 2), v_BTGD.transpose(1, 2)
-        if context.angles is not None and context.key_angles is None:
-            k_BGTD = rotate(k_BGTD, *context.angles)
+        v_BGTD = v_BTGD.transpose(1, 2)
+        k_BGTD = _turned(k_BTGD, context.angles if context.key_angles is None else None, context.kernel)
         if cache is not None and not cache.hidden:
             k_BGTD, v_BGTD = cache.append(self.layer, k_BGTD, v_BGTD)
         if context.key_angles is not None:
@@ -184,6 +184,15 @@ class Attention(nn.Module):
                 out_BGHTD = out_BGHTD + self.v_proj.bias.float().view(groups, 1, 1, size) * share
             out_BHTD: Tensor = out_BGHTD.flatten(1, 2)
             return out_BHTD
+
+
+def _turned(x_BTHD: Tensor, angles: Angles | None, kernel: str) -> Tensor:
+    """Heads before their tokens, rotated where there are angles: (B, H, T, D). float32 but for the kernel that rounds them anyway."""
+    if angles is None:
+        return x_BTHD.transpose(1, 2)
+    if kernel == "tiles" and fused.usable(x_BTHD):
+        return fused.rotated(x_BTHD, *angles)
+    return rotate(x_BTHD.transpose(1, 2), *angles)
 
 
 class Block(nn.Module):
@@ -260,7 +269,7 @@ class Decoder(nn.Module):
             sight = Sight(*cache.look(length), None, padding_B)
         half = torch.is_autocast_enabled(device.type) or self.embed_tokens.weight.dtype != torch.float32
         kernel = self.kernel(device.type, half)
-        if cache is not None and kernel in ("varlen", "flex"):  # few queries, and another length at every step
+        if cache is not None and kernel in ("varlen", "flex", "tiles"):  # few queries, and another length at every step
             kernel = "eager" if config.attn_logit_softcapping else "sdpa"
         if config.position != "rope":
             slopes_H = alibi_slopes(config.num_attention_heads, device) if config.position == "alibi" else None
@@ -303,7 +312,7 @@ class CausalLM(nn.Module):
         super().__init__()
         self.config = config
         self.model = Decoder(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocabulary, bias=False)
+        self.lm_head = OutputLayer(config.hidden_size, config.vocabulary)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
@@ -332,12 +341,8 @@ class CausalLM(nn.Module):
     ) -> Losses:
         """What is trained on. Labels are already shifted; those that are IGNORE do not count."""
         hidden_BTC, routings = self.model(ids_BT, positions_BT, documents_BT)
-        logits_NV, labels_N = self.lm_head(hidden_BTC).flatten(0, 1), labels_BT.flatten()
-        if self.z_loss and self.training:
-            cross_entropy, auxiliary = with_z_loss(logits_NV, labels_N, self.z_loss)
-        else:
-            cross_entropy = F.cross_entropy(logits_NV.float(), labels_N, ignore_index=IGNORE, reduction="sum")
-            auxiliary = torch.zeros_like(cross_entropy)
+        z_loss = self.z_loss if self.training else 0.0
+        cross_entropy, auxiliary = self.lm_head(hidden_BTC.flatten(0, 1), labels_BT.flatten(), z_loss)
         if not routings:
             return Losses(cross_entropy, auxiliary, None)
         balance = auxiliary_loss(routings, self.config, len(ids_BT)) * (labels_BT != IGNORE).sum()
@@ -348,22 +353,6 @@ class CausalLM(nn.Module):
     ) -> Tensor:
         """Sum of the cross-entropy over labels that are not IGNORE, in nats: what is measured."""
         return self.losses(ids_BT, labels_BT, positions_BT, documents_BT).cross_entropy
-
-
-def with_z_loss(logits_NV: Tensor, labels_N: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-    """The cross-entropy and weight x logsumexp(logits)^2, both summed over the labels that count, in float32.
-
-    The second keeps the softmax's normaliser near 1, so that logits do not drift to where half precision cannot tell them
-    apart (PaLM, arXiv:2204.02311, section 5, with a weight of 1e-4). logsumexp is taken from the cross-entropy, which is
-    logsumexp - logit of the label: computed by itself it keeps the float32 logits for the way back, 4 bytes a logit more
-    (8.0 against 4.0), and all takes 1.6 to 1.9 times as long (1,024 x 16,384, one CPU core). Indexed, because gather keeps
-    its source.
-    """
-    each_N = F.cross_entropy(logits_NV.float(), labels_N, ignore_index=IGNORE, reduction="none")
-    counted_N = labels_N != IGNORE
-    of_label_N = logits_NV[torch.arange(len(labels_N), device=labels_N.device), labels_N.clamp(min=0)].float()
-    normaliser_N = torch.where(counted_N, each_N + of_label_N, 0.0)
-    return each_N.sum(), weight * normaliser_N.square().sum()
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@
       config.json, generation_config.json, model.safetensors, tokenizer files     AutoModelForCausalLM opens it
       trainer/state.json              step, data position, guard, loss scale, fingerprint of the recipe
       trainer/optimizer.safetensors   trainer/random.safetensors
+      trainer/weights.safetensors     only with ema_decay: model.safetensors is the average then, and training goes on with these
       checksums.json                  of every file; checked before anything is loaded
 
 A checkpoint is written under a hidden name, flushed and renamed: at any moment the newest visible one is whole. `Keeper`
@@ -26,15 +27,17 @@ from torch import Tensor
 
 from jielong.errors import CheckpointError
 from jielong.model.config import Config as ModelConfig
-from jielong.model.hf import CHECKSUMS, load_folder, save_state, verify_checksums, write_checksums
+from jielong.model.hf import CHECKSUMS, HEAD, load_folder, save_state, verify_checksums, write_checksums
 from jielong.progress import say
 from jielong.runs import publish, write_json
 from jielong.tokenizer.folder import TokenizerFolder, copy_folder
 from jielong.train.engines.interface import Snapshot
+from jielong.train.optimizers.averaging import STEPS
 
 NAME = re.compile(r"step-(\d+)")
 TRAINER, STATE = "trainer", "state.json"
 OPTIMIZER, RANDOM = "optimizer.safetensors", "random.safetensors"
+WEIGHTS = "weights.safetensors"
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -50,6 +53,11 @@ def step_of(checkpoint: Path) -> int:
     match = NAME.fullmatch(checkpoint.name)
     assert match is not None
     return int(match[1])
+
+
+def name_of(step: int) -> str:
+    """The name of a step's checkpoint."""
+    return f"step-{step:08d}"
 
 
 def newest(folder: Path) -> Path | None:
@@ -112,7 +120,12 @@ def save(
     shutil.rmtree(partial, ignore_errors=True)
     (partial / TRAINER).mkdir(parents=True)
     try:
-        save_state(config, snapshot.weights, partial, tokenizer.end_id, tokenizer.start_id)
+        averaged = {name: tensor for name, tensor in snapshot.averaged.items() if name != STEPS}
+        save_state(config, averaged or snapshot.weights, partial, tokenizer.end_id, tokenizer.start_id)
+        if averaged:
+            tied = HEAD if config.tie_word_embeddings else None
+            own = {name: tensor for name, tensor in snapshot.weights.items() if name != tied}
+            save_file(own | {STEPS: snapshot.averaged[STEPS]}, str(partial / TRAINER / WEIGHTS))
         copy_folder(tokenizer, partial)
         save_file(snapshot.optimizer, str(partial / TRAINER / OPTIMIZER))
         save_file(snapshot.random, str(partial / TRAINER / RANDOM))
@@ -152,16 +165,28 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def read_snapshot(checkpoint: Path, state: dict[str, Any], weights: bool = True) -> Snapshot:
-    """What an engine needs to go on from a checkpoint; `state` is what `read_state` gave. Raises CheckpointError."""
-    parts: list[dict[str, Tensor]] = []
-    for name in (OPTIMIZER, RANDOM):
-        path = checkpoint / TRAINER / name
-        try:
-            parts.append(load_file(str(path)))
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: cannot be read ({error}); delete the folder {checkpoint}") from None
-    own = load_folder(checkpoint).state_dict() if weights else {}
-    return Snapshot(own, parts[0], parts[1], state.get("scale", {}))
+    """What an engine needs to go on from a checkpoint; `state` is what `read_state` gave. Raises CheckpointError.
+
+    weights: False leaves out those that `load_folder` gives; where it gives an average, the weights are in the snapshot all the same.
+    """
+    optimizer, random = (_tensors(checkpoint, name) for name in (OPTIMIZER, RANDOM))
+    averages = (checkpoint / TRAINER / WEIGHTS).is_file()
+    shown = load_folder(checkpoint).state_dict() if weights or averages else {}
+    if not averages:
+        return Snapshot(shown, optimizer, random, state.get("scale", {}))
+    own = _tensors(checkpoint, WEIGHTS)
+    averaged = shown | {STEPS: own.pop(STEPS)}
+    if HEAD in shown and HEAD not in own:  # tied
+        own[HEAD] = own["model.embed_tokens.weight"]
+    return Snapshot(own, optimizer, random, state.get("scale", {}), averaged)
+
+
+def _tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:
+    path = checkpoint / TRAINER / name
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); delete the folder {checkpoint}") from None
 
 
 def clean(folder: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from jielong.errors import RecipeError
 from jielong.recipe import Section, harmless
 from jielong.train.mixing import Mix
-from jielong.train.phases import OptimizerName, Phase, ScheduleName
+from jielong.train.phases import BUDGETS, OptimizerName, Phase, ScheduleName, check_phases
+
+if TYPE_CHECKING:
+    from jielong.model.config import Config as ModelConfig
 
 
 class Guard(Section):
@@ -41,7 +44,9 @@ class Config(Section):
         description="how much of each source is read: weights, tokens, epochs, temperature or phases; none: all, as it lies there",
     )
     phases: tuple[Phase, ...] = Field(
-        (), description="parts of the run one after the other; what a phase does not say is as in this table", strict=False
+        (),
+        description="parts of the run one after the other; what a phase does not say is as in this table",
+        strict=False,
     )
     sequence_length: int | None = Field(
         None, description="tokens in a row; none: the model's max_position_embeddings", ge=2
@@ -84,7 +89,10 @@ class Config(Section):
     )
     adam_epsilon: float = Field(1e-8, description="AdamW's epsilon", gt=0)
     ema_decay: float | None = Field(
-        None, description="checkpoints hold an average of the weights, decaying by this a step; none: the weights", gt=0, lt=1
+        None,
+        description="checkpoints hold an average of the weights, decaying by this a step; none: the weights",
+        gt=0,
+        lt=1,
     )
     grad_clip: float | None = Field(1.0, description="gradients are scaled down to this norm; none: never", gt=0)
     z_loss: float = Field(
@@ -148,23 +156,59 @@ class Config(Section):
             raise ValueError(
                 f"cpu_offload: needs engine deepspeed and zero_stage 1 to 3, got {self.engine} and {self.zero_stage}; change them"
             )
-        if self.sequence_length is not None and self.micro_batch_tokens < self.sequence_length:
+        mix_budget = "mix" if self.mix is not None and (self.mix.tokens or self.mix.epochs) else None
+        budget = next((name for name in BUDGETS[:2] if getattr(self, name) is not None), mix_budget)
+        check_phases(self.phases, budget, self.mix is not None)
+        lengths = [self.sequence_length or 0, *(phase.sequence_length or 0 for phase in self.phases)]
+        if self.micro_batch_tokens < max(lengths):
             raise ValueError(
                 f"micro_batch_tokens: less than one row, got {self.micro_batch_tokens}; must be at least sequence_length "
-                f"{self.sequence_length}; raise it"
+                f"{max(lengths)}; raise it"
+            )
+        if (
+            self.packing == "truncated"
+            and len({phase.sequence_length or self.sequence_length for phase in self.phases}) > 1
+        ):
+            raise ValueError(
+                "phases: rows of different lengths, got packing truncated, where a document is a row of one length; use packed, or "
+                "one sequence_length"
             )
         return self
+
+    def in_phase(self, number: int) -> Config:
+        """What holds in a phase, counted from 0: the phase's values in place of these. Without phases, phase 0 is the whole run."""
+        if not self.phases:
+            assert number == 0
+            return self
+        phase = self.phases[number]
+        ramp = phase.tokens_per_step_start or (self.tokens_per_step_start if number == 0 else None)
+        budget = {"tokens": phase.tokens, "epochs": phase.epochs} if phase.share is None else {}
+        mixed = (
+            Mix(weights=phase.weights, temperature=phase.temperature)
+            if phase.weights or phase.temperature
+            else self.mix
+        )
+        given = phase.replaced() | budget | {"tokens_per_step_start": ramp, "mix": mixed, "phases": ()}
+        return self.model_copy(update=given)
+
+    def parts(self) -> list[tuple[str, Config]]:
+        """Each phase as a Config, with its place in the recipe: "train.phases.0"; without phases the run, "train"."""
+        if not self.phases:
+            return [("train", self)]
+        return [(f"train.phases.{number}", self.in_phase(number)) for number in range(len(self.phases))]
 
 
 def check_processes(train: Config, longest: int, processes: int) -> None:
     """Raises RecipeError where a step's rows cannot be divided among processes. longest: model.max_position_embeddings."""
-    length = train.sequence_length or longest
-    rows = train.tokens_per_step // length
-    if rows % processes:
-        raise RecipeError(
-            f"train.tokens_per_step: a step of {rows} rows cannot be divided among {processes} processes, got "
-            f"{train.tokens_per_step}; for example {max(1, round(rows / processes)) * processes * length}"
-        )
+    for place, part in train.parts():
+        length = part.sequence_length or longest
+        for name in ("tokens_per_step", "tokens_per_step_start"):
+            tokens = getattr(part, name)
+            if tokens is not None and (rows := tokens // length) % processes:
+                raise RecipeError(
+                    f"{place}.{name}: a step of {rows} rows cannot be divided among {processes} processes, got "
+                    f"{tokens}; for example {max(1, round(rows / processes)) * processes * length}"
+                )
 
 
 def check_together(sections: dict[str, Section]) -> list[str]:
@@ -178,37 +222,53 @@ def check_together(sections: dict[str, Section]) -> list[str]:
         f"train: needs the stage {stage}; add a [{stage}] table" for stage in ("model",) if stage not in sections
     ]
     if isinstance(model, ModelConfig):
-        longest = model.max_position_embeddings
-        length = train.sequence_length or longest
-        if length > longest:
+        for place, part in train.parts():
+            problems += [text for text in _unfit(place, part, model) if text not in problems]
+    return problems
+
+
+def _unfit(place: str, train: Config, model: ModelConfig) -> list[str]:
+    """What does not fit the model in a phase."""
+    problems, longest = list[str](), model.max_position_embeddings
+    length = train.sequence_length or longest
+    if length > longest:
+        problems.append(
+            f"{place}.sequence_length: too long, got {length}; must be at most model.max_position_embeddings {longest}; "
+            "change one of them"
+        )
+    group = model.shifted_attention
+    if group is not None and (group >= length or length % group):
+        fits = [size for size in range(2, length, 2) if length % size == 0]
+        advice = f"for example {min(fits, key=lambda size: abs(size - group))}" if fits else "change one of them"
+        problems.append(
+            f"model.shifted_attention: must divide the sequence length {length} and be less than it, got {group}; {advice}"
+        )
+    for name in ("tokens_per_step", "tokens_per_step_start"):
+        tokens = getattr(train, name)
+        if tokens is not None and tokens % length:
             problems.append(
-                f"train.sequence_length: too long, got {length}; must be at most model.max_position_embeddings {longest}; "
-                "change one of them"
+                f"{place}.{name}: must be a multiple of the sequence length {length}, got {tokens}; "
+                f"for example {max(1, round(tokens / length)) * length}"
             )
-        group = model.shifted_attention
-        if group is not None and (group >= length or length % group):
-            fits = [size for size in range(2, length, 2) if length % size == 0]
-            advice = f"for example {min(fits, key=lambda size: abs(size - group))}" if fits else "change one of them"
-            problems.append(
-                f"model.shifted_attention: must divide the sequence length {length} and be less than it, got {group}; {advice}"
-            )
-        if train.tokens_per_step % length:
-            problems.append(
-                f"train.tokens_per_step: must be a multiple of the sequence length {length}, got {train.tokens_per_step}; "
-                f"for example {max(1, round(train.tokens_per_step / length)) * length}"
-            )
+    start = train.tokens_per_step_start
+    if start is not None and start > train.tokens_per_step:
+        problems.append(
+            f"{place}.tokens_per_step_start: above tokens_per_step, got {start}; must be at most {train.tokens_per_step}; lower it"
+        )
     return problems
 
 
 def _unknown_sources(train: Config, data: Section | None) -> list[str]:
-    """A mix names sources of the recipe."""
+    """A mix, and the weights of phases, name sources of the recipe."""
     from jielong.data.config import Config as DataConfig
 
-    if train.mix is None or not isinstance(data, DataConfig):
+    if not isinstance(data, DataConfig):
         return []
     known = [source.name for source in data.sources]
+    named = [("train.mix", name) for name in (train.mix.named() if train.mix is not None else ())]
+    named += [(f"train.phases.{n}.weights", name) for n, phase in enumerate(train.phases) for name in phase.weights]
     return [
-        f"train.mix: unknown source, got {name}; the sources are {', '.join(known)}; correct it"
-        for name in train.mix.named()
+        f"{place}: unknown source, got {name}; the sources are {', '.join(known)}; correct it"
+        for place, name in named
         if name not in known
     ]

@@ -15,7 +15,7 @@ one that is *proven*: a step from its weights was taken. One that was saved afte
 Going back again to the same checkpoint tells two things apart. Hits at once, before a step was taken, on weights that were
 good: then the data is another now (the next phase of a mix), and the band begins anew. Hits within 20 steps: then it is the learning
 rate, which is lowered, by 1/2 the first time, 1/4 the second, and so on. After `max_rollbacks` to one checkpoint the run ends, with a
-sentence.
+sentence. Where a phase of the run begins (phases.py), the band begins anew, too.
 
 The state is a few numbers, part of every checkpoint: a run that was killed decides as the unbroken one.
 """
@@ -110,6 +110,12 @@ class Guard:
         self.state.refused += 1
         return self.state.streak >= self.config.hits
 
+    def begin_anew(self) -> None:
+        """Another phase begins: longer rows, another mix or optimizer have other losses and norms, so the band is made of those to
+        come. What was counted stays.
+        """
+        self.state.losses, self.state.norms = [], []
+
     def target(self, steps: Sequence[int]) -> int:
         """To which of the checkpoints with these steps, in order, the run goes back: the newest proven one, else the oldest."""
         proven = (step for step in reversed(steps) if step < self.state.taken or step == self.state.rolled_to)
@@ -131,14 +137,19 @@ class Guard:
         return new.rollbacks <= self.config.max_rollbacks
 
 
+def texts(spans: Iterable[Span], shards: Shards, tokenizer: TokenizerFolder) -> list[dict[str, Any]]:
+    """Pieces of documents in rows as text, each with its place and source."""
+    return [
+        {"row": span.row, "document": span.document, "source": shards.source_of(span.document), "begin": span.begin,
+         "end": span.end, "text": tokenizer.decode(shards.targets(span.document)[span.begin : span.end].tolist())}
+        for span in spans
+    ]  # fmt: skip
+
+
 def dump(
     path: Path, heading: dict[str, Any], spans: Iterable[Span], shards: Shards, tokenizer: TokenizerFolder
 ) -> None:
     """Write the text of a step's rows as JSON lines: the heading, then every piece of a document with its place and source."""
-    lines = [heading]
-    for span in spans:
-        ids = shards.targets(span.document)[span.begin : span.end]
-        lines.append({"row": span.row, "document": span.document, "source": shards.source_of(span.document),
-                      "begin": span.begin, "end": span.end, "text": tokenizer.decode(ids.tolist())})  # fmt: skip
+    lines = [heading, *texts(spans, shards, tokenizer)]
     before = path.read_bytes() if path.exists() else b""  # the same step again, after going back
     write_bytes(path, before + b"".join(orjson.dumps(line) + b"\n" for line in lines))

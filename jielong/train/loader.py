@@ -125,6 +125,13 @@ class Loader:
         """Pass over the next `rows` rows."""
         _, self.state, _, _ = self._walk.read(self.state, rows, 0, 0)
 
+    def at_length(self, sequence_length: int) -> Loader:
+        """One that reads on where this one stands, in the same order, in rows of another length.
+
+        A document that was cut goes on where it was cut, so no token is read twice or left out.
+        """
+        return type(self)(self.shards, sequence_length, self.seed, self.state, *self._made_with)
+
     def spans(self, state: LoaderState, rows: int) -> list[Span]:
         """What stands in the `rows` rows behind a state, piece by piece. Nothing is moved, and no token is read."""
         return _walk_plainly(self.shards, self.order, self.length, state, rows, self.truncated)[0]

@@ -26,12 +26,15 @@ from jielong.model.transformer import Losses
 from jielong.progress import say
 from jielong.train import checkpoints
 from jielong.train.config import Config
+from jielong.train.control.listener import Listener
+from jielong.train.control.steering import Steering, made_by_hand
 from jielong.train.engines.interface import Engine
 from jielong.train.guard import Guard, dump
 from jielong.train.job import Job, Position
 from jielong.train.keeping import Keeper
 from jielong.train.loader import LoaderState, Mixed, Step, open_loader
-from jielong.train.logbook import Logbook
+from jielong.train.logbook import Logbook, trackers_of
+from jielong.train.transitions import move_on, put_into
 from jielong.world import add_up, largest, told
 
 
@@ -47,15 +50,23 @@ def train(
     run, world = job.plan, engine.world
     at = resume(job, engine)
     with (
-        Logbook(job.folder, world.first, None if at.fresh else at.step, run.total_steps, run.tokens_per_step) as log,
+        Logbook(
+            job.folder,
+            world.first,
+            None if at.fresh else at.step,
+            run.total_steps,
+            run.tokens_after,
+            trackers_of(job, world.first),
+        ) as log,
         Keeper(job.config, job.model, job.tokenizer, job.folder / "checkpoints") as keeper,
         nullcontext(stop) if stop is not None else graceful_stop() as stop,
+        Listener(job, engine, at, log) as listener,
     ):
         if at.fresh:  # what comes once in a while is tried at once: it fails in the first minute or not at all
-            first_look(job, engine, at, keeper, log)
+            first_look(job, engine, at, keeper, log, listener)
         elif at.step < run.total_steps:
             log.event(at.step, "resumed", f"going on from step {at.step} with {engine.describe()}")
-        steps = Steps(job, engine, at, keeper, log, stop)
+        steps = Steps(job, engine, at, keeper, log, stop, listener)
         while at.step < run.total_steps:
             (make or make_step)(steps)
         keeper.wait()
@@ -81,22 +92,25 @@ class Steps:
     """What surrounds the passes of a step, whoever makes them: `begin`, `add` for each micro-batch, `decide`, `finish`."""
 
     def __init__(
-        self, job: Job, engine: Engine, at: Position, keeper: Keeper, log: Logbook, stop: Callable[[], bool]
-    ) -> None:
+        self, job: Job, engine: Engine, at: Position, keeper: Keeper, log: Logbook, stop: Callable[[], bool],
+        listener: Listener,
+    ) -> None:  # fmt: skip
         self.job, self.engine, self.at = job, engine, at
-        self._keeper, self._log, self._stop = keeper, log, stop
+        self._keeper, self._log, self._stop, self._listener = keeper, log, stop, listener
         self._saved_at = time.monotonic()
         self._used: torch.Tensor | None = None
 
     def begin(self) -> Step:
-        """Read this rank's rows of the next step."""
-        run, world = self.job.plan, self.engine.world
+        """Read this rank's rows of the next step. The first of a phase enters it."""
+        self._listener.replay()
+        move_on(self.job, self.engine, self.at, self._log)
+        here, world, step = self.job.plan.at(self.at.step + 1), self.engine.world, self.at.step + 1
         self._started, self._before = time.monotonic(), self.at.loader.state
-        self._sums, self._used = torch.zeros(4, device=self.engine.device), None
-        self._sums[2] = float(self._stop())
         minutes = self.job.config.save_every_minutes
-        self._sums[3] = float(world.first and minutes is not None and self._started - self._saved_at > 60 * minutes)
-        self.rows = self.at.loader.step(run.rows_per_step, run.rows_per_micro_batch, world.rank, world.size)
+        due = world.first and minutes is not None and self._started - self._saved_at > 60 * minutes
+        asked = [float(self._stop()), float(due), float(self._listener.waiting())]
+        self._sums, self._used = torch.tensor([0.0, 0.0, *asked], device=self.engine.device), None
+        self.rows = self.at.loader.step(here.rows(step), here.rows_per_micro_batch, world.rank, world.size)
         self._waited = time.monotonic() - self._started
         return self.rows
 
@@ -110,9 +124,9 @@ class Steps:
     def decide(self, learning_rate: float) -> None:
         """All gradients are there: take the step, or not. The decision is made before the step, and is the same on all ranks."""
         engine, at = self.engine, self.at
-        loss, auxiliary, stopping, due = add_up(engine.world, self._sums).tolist()
+        loss, auxiliary, stopping, due, waiting = add_up(engine.world, self._sums).tolist()
         used = None if self._used is None else add_up(engine.world, self._used)
-        learning_rate *= at.guard.state.rate
+        learning_rate *= at.guard.state.rate * at.steering.rate
         self._objection: str | None = "the gradients overflowed float16"
 
         def take(norm: float) -> bool:
@@ -122,11 +136,8 @@ class Steps:
             refused = torch.tensor([float(self._objection is not None)], device=engine.device)
             return not bool(largest(engine.world, refused))
 
-        self._stepped, self._stopping, self._due = (
-            engine.step(learning_rate, take, math.isfinite(loss)),
-            bool(stopping),
-            bool(due),
-        )
+        self._stepped = engine.step(learning_rate, take, math.isfinite(loss))
+        self._stopping, self._due, self._waiting = bool(stopping), bool(due), bool(waiting)
         if self._stepped.taken:
             at.guard.accept(at.step + 1, loss, self._stepped.norm)
             at.loss = loss
@@ -140,11 +151,13 @@ class Steps:
     ) -> dict[str, Any]:
         """What is written of the step."""
         config, run, at = self.job.config, self.job.plan, self.at
-        rate = run.tokens_per_step / (time.monotonic() - self._started)
-        record: dict[str, Any] = {"step": at.step, "tokens": at.step * run.tokens_per_step, "loss": _number(loss),
+        rate = run.tokens_of(at.step) / (time.monotonic() - self._started)
+        record: dict[str, Any] = {"step": at.step, "tokens": run.tokens_after(at.step), "loss": _number(loss),
                   "learning_rate": learning_rate, "grad_norm": _number(self._stepped.norm),
                   "tokens_per_second": round(rate, 1), "seconds": round(at.tick(), 3),
-                  "loader_seconds": round(self._waited, 6)}  # fmt: skip
+                  "loader_seconds": round(self._waited, 6), **self._listener.measured(rate)}  # fmt: skip
+        if config.phases:
+            record["phase"] = at.phase
         if config.packing == "truncated":
             record |= {"labels": self.rows.labels, "left_out": self.rows.left_out}
         if used is not None or config.z_loss:
@@ -168,23 +181,41 @@ class Steps:
                 return True
 
         if last or (config.evaluate_every_steps and step % config.evaluate_every_steps == 0):
+            self._listener.say("validating")
             validate(job, engine, at)
             record |= {f"validation_{key}": at.validation[key] for key in ("loss", "bits_per_byte")}
         if config.sample_every_steps and (step % config.sample_every_steps == 0 or last):
-            log.sample(step, _samples(job, engine, step))
+            log.sample(step, self._listener.samples(step))
         log.record(record, step % config.log_every_steps == 0 or last or "validation_loss" in record)
 
-        wanted = self._due or save_by_step(config, at, keeper)
-        if last or self._stopping or (wanted and self._stepped.taken):  # no state that is in doubt
-            save(job, engine, at, keeper, log)
+        self._listener.made(record, self._before)
+        if self._waiting:
+            self._listener.hear()
+        self._keep(self._due or save_by_step(config, at, keeper), last)
+        while self._listener.paused:
+            self._listener.rest(self._stop)
+            self._keep(False)
+        return False
+
+    def _keep(self, wanted: bool, last: bool = False) -> None:
+        """Save where something asks for it. Raises Stopped when the run was asked to stop, and has saved."""
+        at, keeper, log, listener = self.at, self._keeper, self._log, self._listener
+        stopping = self._stopping or listener.stopping
+        wanted = (wanted or listener.save) and self._stepped.taken  # no state that is in doubt
+        if last or stopping or wanted:
+            listener.say("saving")
+            save(self.job, self.engine, at, keeper, log)
             self._saved_at = time.monotonic()
+            if listener.save:
+                keeper.settle()
+                listener.saved(keeper.folder / checkpoints.name_of(at.step))
+            listener.say("paused" if listener.paused else "running")
         elif keeper.done():
             keeper.settle()  # a disk that is full is said now, not at the next checkpoint
-        if self._stopping:
+        if stopping:
             keeper.wait()
-            log.event(step, "stopped", "asked to stop, saved")
-            raise Stopped(f"train: stopped after step {step}, saved; the same command goes on from there")
-        return False
+            log.event(at.step, "stopped", "asked to stop, saved")
+            raise Stopped(f"train: stopped after step {at.step}, saved; the same command goes on from there")
 
 
 # ---------------------------------------------------------------------------------------- where a run stands
@@ -197,25 +228,29 @@ def resume(job: Job, engine: Engine) -> Position:
     """
     folder = job.folder / "checkpoints"
     newest = checkpoints.newest(folder)
-    whole = job.plan.total_steps * job.plan.tokens_per_step
     state, trainer = None, dict[str, Any]()
     if newest is not None:
         trainer = checkpoints.read_state(newest)
         if trainer["fingerprint"] != job.fingerprint:
             raise CheckpointError(f"{newest}: belongs to another recipe; move the folder {job.folder} away")
-        engine.load(checkpoints.read_snapshot(newest, trainer, weights=False), weights=False)
+        put_into(job, engine, 0, job.plan.behind(trainer["step"]).phase)
+        snapshot = checkpoints.read_snapshot(newest, trainer, weights=False)
+        engine.load(snapshot, weights=bool(snapshot.weights))  # where the model that was loaded is an average of them
         state = LoaderState.from_json(trainer["loader"])
     else:
         torch.manual_seed(job.seed + engine.world.rank)
+    here = job.plan.behind(trainer.get("step", 0))
     loader = open_loader(
-        job.config.packing, job.shards, job.plan.sequence_length, job.seed, state, job.config.mix, whole
+        job.config.packing, job.shards, here.sequence_length, job.seed, state, job.mix, job.plan.tokens
     )
     guard = Guard(job.config.guard, job.model.vocabulary, trainer.get("guard"))
-    at = Position(trainer.get("step", 0), loader, guard, newest is None)
+    at = Position(trainer.get("step", 0), loader, guard, newest is None, phase=here.phase)
     if newest is not None:
         at.seconds, at.loss = trainer["seconds"], trainer.get("loss")
         at.validation = _measured(trainer.get("validation"))
         at.validated_step = trainer.get("validated_step", -1)
+    at.steering = Steering(**(trainer.get("steering") or {}))
+    at.steering.take_up(told(engine.world, made_by_hand(job.folder) if engine.world.first else None))
     return at
 
 
@@ -223,7 +258,7 @@ def state_of(job: Job, at: Position) -> dict[str, Any]:
     """What a checkpoint says of the run, beside what the engine gives."""
     return {"loader": at.loader.state.to_json(), "fingerprint": job.fingerprint, "seconds": at.seconds,
             "loss": at.loss, "validation": at.validation, "validated_step": at.validated_step,
-            "guard": at.guard.state.to_json()}  # fmt: skip
+            "guard": at.guard.state.to_json(), "steering": at.steering.to_json()}  # fmt: skip
 
 
 def save(job: Job, engine: Engine, at: Position, keeper: Keeper, log: Logbook) -> None:
@@ -243,13 +278,13 @@ def save_by_step(config: Config, at: Position, keeper: Keeper) -> bool:
     return keeper.best is None or measured < keeper.best
 
 
-def first_look(job: Job, engine: Engine, at: Position, keeper: Keeper, log: Logbook) -> None:
+def first_look(job: Job, engine: Engine, at: Position, keeper: Keeper, log: Logbook, listener: Listener) -> None:
     """Validation, samples and a checkpoint before the first step; going back needs one, too."""
     validate(job, engine, at)
     if log.writes:
         say(f"train: {at.validation['bits_per_byte']:.4f} bits/byte before the first step")
     if job.config.sample_every_steps:
-        log.sample(0, _samples(job, engine, 0))
+        log.sample(0, listener.samples(0))
     save(job, engine, at, keeper, log)
     keeper.wait()
 
@@ -261,11 +296,6 @@ def validate(job: Job, engine: Engine, at: Position) -> None:
     at.validation, at.validated_step = _measured(told(engine.world, found)), at.step
 
 
-def _samples(job: Job, engine: Engine, step: int) -> list[dict[str, Any]]:
-    with engine.whole() as model:
-        return [] if model is None else job.sample(model, step)
-
-
 def counts(job: Job, at: Position, device: str, precision: str) -> dict[str, Any]:
     """The counts of the manifest, when a run is done."""
     run, order = job.plan, at.loader.order
@@ -275,7 +305,7 @@ def counts(job: Job, at: Position, device: str, precision: str) -> dict[str, Any
     newest = checkpoints.require_newest(job.folder / "checkpoints")
     return mixed | {
         "steps": at.step,
-        "tokens": at.step * run.tokens_per_step,
+        "tokens": run.tokens_after(at.step),
         "final_loss": at.loss,
         "validation_bits_per_byte": at.validation["bits_per_byte"],
         "device": device,
@@ -285,7 +315,7 @@ def counts(job: Job, at: Position, device: str, precision: str) -> dict[str, Any
         "not_taken": at.guard.state.refused,
         "rolled_back": at.guard.state.returned,
         "learning_rate_factor": at.guard.state.rate,
-        "tokens_per_second": at.step * run.tokens_per_step / max(at.seconds, 1e-9),
+        "tokens_per_second": run.tokens_after(at.step) / max(at.seconds, 1e-9),
         "train_seconds": at.seconds,
         "checkpoint": str(newest.relative_to(job.folder)),
     }
@@ -307,7 +337,7 @@ def _not_taken(
     if log.writes:
         heading = {"step": at.step, "reason": why, "loss": record["loss"], "grad_norm": record["grad_norm"]}
         try:
-            dump(path, heading, at.loader.spans(before, job.plan.rows_per_step), job.shards, job.tokenizer)
+            dump(path, heading, at.loader.spans(before, job.plan.at(at.step).rows(at.step)), job.shards, job.tokenizer)
         except OSError as error:
             say(f"train: warning: {path} was not written ({error})")
     return at.guard.hit()
@@ -324,6 +354,9 @@ def go_back(job: Job, engine: Engine, at: Position, keeper: Keeper, log: Logbook
         name = _proven(folder, at.guard).name
     chosen = folder / told(engine.world, name)
     state, left = checkpoints.read_state(chosen), at.step
+    here = job.plan.behind(state["step"])
+    put_into(job, engine, at.phase, here.phase)
+    at.phase, at.loader = here.phase, at.loader.at_length(here.sequence_length)
     engine.load(checkpoints.read_snapshot(chosen, state))
     before = at.guard.state.rate
     possible = at.guard.go_back(state["guard"], state["step"])

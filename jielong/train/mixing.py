@@ -49,7 +49,7 @@ class MixPhase(Section):
             raise ValueError(
                 f"weights: a phase has either weights or a temperature, got {'both' if self.weights else 'none'}; give one"
             )
-        _check_positive("weights", self.weights)
+        check_positive("weights", self.weights)
         return self
 
 
@@ -76,7 +76,7 @@ class Mix(Section):
             raise ValueError(
                 f"mix: one of {', '.join(KINDS)} says what is read, got {', '.join(given) or 'none'}; give exactly one"
             )
-        _check_positive(f"mix.{given[0]}", self.named())
+        check_positive(f"mix.{given[0]}", self.named())
         if self.max_epochs is not None and given[0] in ("tokens", "epochs"):
             raise ValueError(
                 f"mix.max_epochs: given together with {given[0]}, which say it already; remove one of them"
@@ -94,7 +94,8 @@ class Mix(Section):
         return {**self.weights, **self.tokens, **self.epochs, **of_phases}
 
 
-def _check_positive(field: str, named: dict[str, float]) -> None:
+def check_positive(field: str, named: dict[str, float]) -> None:
+    """Raises ValueError for a weight, budget or number of passes that is not above 0."""
     for name, value in named.items():
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{field}.{name}: must be above 0, got {value}; leave the source out instead")

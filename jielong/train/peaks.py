@@ -67,10 +67,11 @@ def _step(engine: TorchEngine, batches: Sequence[Batch], tokens: int, phase: Any
 
 
 def _alive(engine: TorchEngine) -> int:
-    """Bytes of weights, buffers, gradients and optimizer state, shared storage once."""
+    """Bytes of weights and their average, buffers, gradients and optimizer state, shared storage once."""
     tensors = [*engine.model.parameters(), *engine.model.buffers()]
     tensors += [parameter.grad for parameter in engine.model.parameters() if parameter.grad is not None]
-    tensors += [value for state in engine.optimizer.state.values() for value in state.values()]
+    tensors += [v for state in engine.optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+    tensors += engine.average.weights.values() if engine.average is not None else []
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 

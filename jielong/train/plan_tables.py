@@ -22,7 +22,10 @@ def duration(hours: float) -> str:
 
 def plan_tables(report: Report) -> list[Table]:
     """Everything that a plan says, in the order in which it is read; the assumptions come last, as `notes`."""
-    return [_model(report), _memory(report), _batch(report), _time(report), _optimal(report), _generation(report)]
+    phases = [_phases(report)] if report.budget.parts else []
+    return [
+        _model(report), _memory(report), _batch(report), _time(report), *phases, _optimal(report), _generation(report),
+    ]  # fmt: skip
 
 
 def notes(report: Report) -> list[str]:
@@ -65,7 +68,7 @@ def _memory(report: Report) -> Table:
         "weights": "float32",
         "low_precision": "copies for matrix products, from forward to backward",
         "gradients": "float32, gone after a step",
-        "optimizer": "two moments of AdamW",
+        "optimizer": "what it keeps of the steps before, and the average of the weights",
         "activations": "what the backward pass needs",
         "logits": "log-probabilities and their gradients",
     }
@@ -98,7 +101,7 @@ def _time(report: Report) -> Table:
     budget = report.budget
     rows = [
         ["tokens", f"{budget.tokens:,}", budget.source],
-        ["steps", f"{budget.steps:,}", f"of {budget.tokens_per_step:,} tokens"],
+        ["steps", f"{budget.steps:,}", "see the phases" if budget.parts else f"of {budget.tokens_per_step:,} tokens"],
         ["tokens a parameter", f"{budget.tokens / report.parameters:.1f}", ""],
         ["FLOPs", f"{budget.flops:.3g}", ""],
         ["time", duration(budget.hours), f"{report.devices} x {report.device.name}"],
@@ -106,6 +109,27 @@ def _time(report: Report) -> Table:
         ["cost", f"{budget.device_hours * report.device.price:,.2f}", "dollars"],
     ]
     return "Training", ["", "number", ""], rows
+
+
+def _phases(report: Report) -> Table:
+    rows = [
+        [f"{number}", f"{part.first_step:,}", f"{part.steps:,}", f"{part.tokens:,}", f"{part.sequence_length:,}",
+         f"{part.tokens_per_step:,}", part.optimizer, part.schedule, f"{part.learning_rate:g}", duration(part.hours)]
+        for number, part in enumerate(report.budget.parts, 1)
+    ]  # fmt: skip
+    head = [
+        "phase",
+        "from step",
+        "steps",
+        "tokens",
+        "tokens a row",
+        "tokens a step",
+        "optimizer",
+        "schedule",
+        "peak rate",
+        "time",
+    ]
+    return "Phases", head, rows
 
 
 def _optimal(report: Report) -> Table:

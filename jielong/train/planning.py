@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jielong.errors import InputError, RecipeError
 from jielong.model.config import Config as ModelConfig
@@ -40,6 +40,10 @@ from jielong.tokenizer.shards.reading import Shards
 from jielong.train.config import Config as TrainConfig
 from jielong.train.config import check_processes
 
+if TYPE_CHECKING:
+    from jielong.train.job import Plan
+    from jielong.train.stretches import Stretch
+
 MOST = 10**15  # of tokens, devices, hours or dollars that are asked about
 TOKENS_PER_PARAMETER = 20  # Chinchilla
 MOST_ROWS = 1 << 20
@@ -57,17 +61,33 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A phase of the run, or all of it."""
+
+    first_step: int
+    steps: int
+    tokens: int
+    sequence_length: int
+    tokens_per_step: int  # at the end of its ramp, if it has one
+    optimizer: str
+    schedule: str  # "(run)" behind it: that of the run goes on
+    learning_rate: float  # its peak
+    hours: float  # of wall-clock time, on all devices together
+
+
+@dataclass(frozen=True)
 class Budget:
     """Tokens of a run, and where the number comes from."""
 
     tokens: int
     source: str
     steps: int
-    tokens_per_step: int
+    tokens_per_step: int  # of the last step
     flops: float
     hours: float  # of wall-clock time, on all devices together
     device_hours: float
     cost: float  # dollars
+    parts: tuple[Part, ...] = ()  # a phase each; empty without phases
 
 
 @dataclass(frozen=True)
@@ -167,7 +187,6 @@ def plan_run(
     precision = device.best_precision() if train.precision == "auto" else train.precision
     device.peak(precision)  # refuses what the device has not
     device = device if price is None else dataclasses.replace(device, price=price)
-    length = train.sequence_length or config.max_position_embeddings
     notes = [
         f"a run reaches {device.utilisation:.0%} of {device.peak(precision) / 1e12:,.3g} TFLOP/s ({precision})",
         f"an hour of one {device.name} costs ${device.price:,.2f}" + ("" if price is None else " (given)"),
@@ -180,11 +199,15 @@ def plan_run(
         check_processes(train, config.max_position_embeddings, count)
     if train.compile:
         notes.append("memory is that of a model that is not compiled; train.compile takes less")
-    budget = _budget(config, train, length, device, count, precision, tokens, known)
+    source, run = _arithmetic(config, train, tokens, known)
+    budget = _budget(config, train, run, source, device, count, precision)
     if budget.source.startswith("assumed"):
         notes.append(
             f"tokens: {TOKENS_PER_PARAMETER} a parameter, because the corpus is not cut into tokens yet (--tokens)"
         )
+    fits = [_fit(config, train, stretch, device, precision) for stretch in run.stretches]
+    longest = run.stretches[-1].sequence_length
+    each = flops_per_token(config, longest) if len(run.stretches) == 1 else budget.flops / budget.tokens
     generation = tuple(
         _generation(config, device, rows, item)
         for rows, item in ((1, 4), (16, 4), (1, 2), (16, 2))
@@ -192,9 +215,8 @@ def plan_run(
     )
     return Report(
         device, count, precision, config.vocabulary, parameters(config), embedding_parameters(config),
-        active_parameters(config), flops_per_token(config, length), budget,
-        _fit(config, train, length, device, precision, budget),
-        optimal_size(config, length, device, precision, hours or budget.device_hours), generation, tuple(notes),
+        active_parameters(config), each, budget, max(fits, key=lambda fit: fit.memory.peak),
+        optimal_size(config, longest, device, precision, hours or budget.device_hours), generation, tuple(notes),
     )  # fmt: skip
 
 
@@ -244,48 +266,72 @@ def settle_vocabulary(model: ModelConfig, tokenizer: Section | None, known: Know
     return model.with_vocab(size + (tokenizer.extend_count or 0))
 
 
-def _budget(
-    config: ModelConfig, train: TrainConfig, length: int, device: Device, count: int, precision: str, tokens: int | None,
-    known: Known,
-) -> Budget:  # fmt: skip
-    """Tokens, steps, time and cost of the run. The arithmetic of steps is the loop's own."""
+def _arithmetic(config: ModelConfig, train: TrainConfig, tokens: int | None, known: Known) -> tuple[str, Plan]:
+    """Where the tokens of the run come from, and its steps: the loop's own arithmetic."""
     from jielong.train.job import plan
 
     mixed = train.mix is not None and (train.mix.tokens or train.mix.epochs)
+    longest, first = config.max_position_embeddings, train.in_phase(0)
     if tokens is not None:
         source = "given"
+    elif train.phases and first.tokens is not None and train.tokens is None:
+        source, tokens = "train.phases", sum(phase.tokens or 0 for phase in train.phases)
     elif train.tokens is not None:
         source, tokens = "train.tokens", train.tokens
     elif known.tokens is not None:
-        source = "train.mix" if mixed else f"{train.epochs or 1.0:g} passes over the corpus"
+        passes = math.fsum(phase.epochs or 0.0 for phase in train.phases) or train.epochs or 1.0
+        source = "train.mix" if mixed else f"{passes:g} passes over the corpus"
     elif train.mix is not None and train.mix.tokens:
         source, tokens = "train.mix.tokens", sum(train.mix.tokens.values())
     else:
         source, tokens = "assumed", TOKENS_PER_PARAMETER * parameters(config)
-    if tokens is not None:
-        settled = train.model_copy(update={"tokens": tokens, "epochs": None, "mix": None})
-        run = plan(settled, config.max_position_embeddings, {"all": tokens})
-    else:
-        run = plan(train, config.max_position_embeddings, dict(known.tokens or {}), documents=known.documents)
-    whole = run.total_steps * run.tokens_per_step
-    flops = whole * flops_per_token(config, length)
-    device_hours = flops / (device.peak(precision) * device.utilisation) / 3600
+    if tokens is None:
+        return source, plan(train, longest, dict(known.tokens or {}), documents=known.documents)
+    shares: dict[str, Any] = {"tokens": None, "epochs": None, "weights": {}, "temperature": None}
+    phases = tuple(
+        phase.model_copy(update=shares | {"share": phase.tokens or phase.epochs or phase.share})
+        for phase in train.phases
+    )
+    settled = train.model_copy(update={"tokens": tokens, "epochs": None, "mix": None, "phases": phases})
+    return source, plan(settled, longest, {"all": tokens})
+
+
+def _budget(
+    config: ModelConfig, train: TrainConfig, run: Plan, source: str, device: Device, count: int, precision: str
+) -> Budget:
+    """Tokens, steps, time and cost of the run and of its phases."""
+    speed = device.peak(precision) * device.utilisation * 3600
+    costs = [stretch.tokens * flops_per_token(config, stretch.sequence_length) for stretch in run.stretches]
+    flops = sum(costs)
+    device_hours = flops / speed
+    parts = []
+    for (_, here), stretch, cost in zip(train.parts(), run.stretches, costs, strict=True) if train.phases else ():
+        own = train.phases[stretch.phase].schedule is not None
+        parts.append(
+            Part(
+                stretch.first_step, stretch.steps, stretch.tokens, stretch.sequence_length, stretch.tokens_per_step,
+                here.optimizer, here.schedule if own else f"{here.schedule} (run)", here.learning_rate,
+                cost / speed / count,
+            )
+        )  # fmt: skip
     return Budget(
-        whole, source, run.total_steps, run.tokens_per_step, flops, device_hours / count, device_hours,
-        device_hours * device.price,
+        run.tokens, source, run.total_steps, run.stretches[-1].tokens_per_step, flops, device_hours / count, device_hours,
+        device_hours * device.price, tuple(parts),
     )  # fmt: skip
 
 
-def _fit(config: ModelConfig, train: TrainConfig, length: int, device: Device, precision: str, budget: Budget) -> Fit:
+def _fit(config: ModelConfig, train: TrainConfig, stretch: Stretch, device: Device, precision: str) -> Fit:
     """The recipe's micro-batch (the loop's rule: the largest divisor of the step's rows), and the largest that fits."""
-    step_rows = budget.tokens_per_step // length
+    step_rows, length = stretch.rows_per_step, stretch.sequence_length
     most = max(1, train.micro_batch_tokens // length)
     rows = _divisor(step_rows, most)
     usable = device.usable_bytes
 
     def memory(rows: int) -> Training:
         work = Work(rows, length, precision, device.kind, train.document_mask, rows < step_rows, device.capability)
-        return training_memory(config, work)
+        names = {train.optimizer, *(phase.optimizer for phase in train.phases if phase.optimizer)}
+        found = [training_memory(config, work, name, train.ema_decay is not None) for name in sorted(names)]
+        return max(found, key=lambda memory: memory.peak)  # of phases with several optimizers, the one that takes most
 
     def fits(rows: int) -> bool:
         return memory(rows).peak <= usable

@@ -11,11 +11,12 @@ from jielong.progress import say
 from jielong.runs import StageContext
 from jielong.tokenizer.folder import open_folder
 from jielong.tokenizer.shards.reading import Shards
+from jielong.trackers import check_trackers
 from jielong.train.config import Config
 from jielong.world import joined, own_device, this_world, told
 
 if TYPE_CHECKING:
-    from jielong.train.job import Sample, Validate
+    from jielong.train.job import Generate, Sample, Validate
 
 FORMAT = 3
 
@@ -25,7 +26,10 @@ def inputs(config: Config, folder: Path) -> list[tuple[str, Path]]:
     return []
 
 
-def run(config: Config, context: StageContext, folder: Path, validate: Validate, sample: Sample) -> dict[str, Any]:
+def run(
+    config: Config, context: StageContext, folder: Path, validate: Validate, sample: Sample,
+    generate: Generate | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Train in context.out (which keeps what an interrupted run left there); return the counts for the manifest.
 
     Every process of a run calls it; rank 0 writes, and does first what all need.
@@ -45,6 +49,7 @@ def run(config: Config, context: StageContext, folder: Path, validate: Validate,
     initial = context.run.stage("model")
     shape = from_hf_config(read_config(initial), str(initial / "config.json"))
     check_engine(config, shape, device)
+    check_trackers(config.trackers)
     tokenizer = open_folder(context.run.stage("tokenizer"))
     shards = Shards(context.run.stage("tokenizer") / "shards", "train")
     assert tokenizer.end_id == shards.end_id, "the shards were written with another end-of-text token"
@@ -66,7 +71,7 @@ def run(config: Config, context: StageContext, folder: Path, validate: Validate,
         # config.json has no word for it: the kernel is the recipe's choice, not the checkpoint's
         model = load_folder(newest or initial, attention=built["section"]["attention"])
         job = Job(config, arithmetic, model.config, context.out, shards, tokenizer, context.seed, context.fingerprint,
-                  validate, sample)  # fmt: skip
+                  validate, sample, generate)  # fmt: skip
         say(f"train: {arithmetic.describe()}")
         if config.engine == "hf":
             from jielong.train.engines.trainer import train_with_trainer

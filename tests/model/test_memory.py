@@ -27,14 +27,14 @@ SPARSE = {"num_experts": 6, "moe_intermediate_size": 192, "shared_expert_interme
 
 
 def errors(
-    changes: dict[str, Any], rows: int, length: int, precision: str, mask: bool, batches: int, device: str
+    changes: dict[str, Any], rows: int, length: int, precision: str, mask: bool, batches: int, device: str, **train: Any
 ) -> Any:
     """Relative errors: of each phase's peak, and of what comes on top of what is there before the step."""
     config = Config.model_validate(SHAPE | {"max_position_embeddings": length} | changes)
     with torch.device(device):
         model = CausalLM(config)
     engine = TorchEngine(
-        model, TrainConfig.model_validate({"precision": precision, "document_mask": mask, "device": device})
+        model, TrainConfig.model_validate({"precision": precision, "document_mask": mask, "device": device} | train)
     )
     ids = np.random.default_rng(1).integers(0, config.vocabulary, (rows, length))
     documents = np.zeros((rows, length), dtype=np.int64)
@@ -43,7 +43,7 @@ def errors(
     found = measure_step(engine, [batch] * batches)
     capability = torch.cuda.get_device_capability()[0] if device == "cuda" else 0
     work = Work(rows, length, precision, device, mask, batches > 1, capability)
-    expected = training_memory(config, work)
+    expected = training_memory(config, work, train.get("optimizer", "adamw"), "ema_decay" in train)
     of_phases = {phase: expected.phase(phase) / getattr(found, phase) - 1 for phase in PHASES}
     beyond = (expected.peak - found.before) / (found.peak - found.before) - 1
     return of_phases | {"peak": expected.peak / found.peak - 1, "beyond": beyond}, expected

@@ -18,7 +18,8 @@ from jielong.model.attention import Kind, Sight, plain_attention, shifted_attent
 from jielong.model.config import Config
 from jielong.model.hf import to_hf_config
 from jielong.model.positions import inverse_frequencies, rotary, rotate
-from jielong.model.transformer import IGNORE, CausalLM, Context, RMSNorm, initialise, with_z_loss
+from jielong.model.cross_entropy import IGNORE, with_z_loss
+from jielong.model.transformer import CausalLM, Context, RMSNorm, initialise
 
 PART, LOGITS = 1e-5, 1e-4
 

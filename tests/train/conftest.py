@@ -84,7 +84,7 @@ def run_training(corpus: Path) -> RunTraining:
 
     def run(folder: Path, fail_at: int | None = None, shape: ModelConfig = SHAPE, **settings: Any) -> dict[str, Any]:
         job = make_job(corpus, folder, shape, **settings)
-        engine = TorchEngine(make_model(job), job.config)
+        engine = TorchEngine(make_model(job), job.configs[0])
         if fail_at is not None:
             forward, count = engine.forward, [0]
 

@@ -81,6 +81,31 @@ def test_a_damaged_newest_one_falls_back(
         assert ends[0].joinpath(file).read_bytes() == ends[1].joinpath(file).read_bytes()
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_average_is_what_everyone_opens(optimizer: str, run_training: RunTraining, tmp_path: Path) -> None:
+    """A run with an average that is broken off and goes on ends as the unbroken one; without one the losses are the same."""
+    settings = {"save_every_steps": 5, "optimizer": optimizer}
+    run_training(tmp_path / "plain", **settings)
+    settings |= {"ema_decay": 0.8}
+    run_training(tmp_path / "unbroken", **settings)
+    with pytest.raises(RuntimeError, match="injected fault"):
+        run_training(tmp_path / "broken", fail_at=8, **settings)
+    run_training(tmp_path / "broken", **settings)
+    plain, unbroken, broken = (tmp_path / n / "checkpoints" / "step-00000012" for n in ("plain", "unbroken", "broken"))
+    for file in ("model.safetensors", "trainer/weights.safetensors", "trainer/optimizer.safetensors"):
+        assert unbroken.joinpath(file).read_bytes() == broken.joinpath(file).read_bytes(), file
+    weights, own = load_folder(plain).state_dict(), checkpoints.read_snapshot(broken, {})
+    assert own.weights.keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in own.weights.items())
+    shown = load_folder(broken).state_dict()
+    assert all(torch.equal(tensor, own.averaged[name]) for name, tensor in shown.items())
+    assert not any(torch.equal(tensor, weights[name]) for name, tensor in shown.items())
+    assert not (plain / "trainer" / "weights.safetensors").exists()
+    damage(broken / "trainer" / "weights.safetensors")
+    with pytest.raises(CheckpointError, match="checksum differs"):
+        checkpoints.read_state(broken)
+
+
 def test_all_damaged_is_an_error(run_training: RunTraining, tmp_path: Path) -> None:
     run_training(tmp_path, keep_checkpoints=2)
     for path in checkpoints.checkpoints(tmp_path / "checkpoints"):

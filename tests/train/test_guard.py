@@ -134,3 +134,13 @@ def test_the_dump_is_readable_text(corpus: Path, tokenizer: TokenizerFolder, tmp
     assert len(lines) == 6 and lines[3:] == lines[:3]
     assert lines[0]["reason"] == "loss is nan" and lines[1]["text"].startswith("第3条新闻：中国人民")
     assert lines[2]["text"] == tokenizer.decode(shards.targets(5)[2:6].tolist()) and lines[2]["begin"] == 2
+
+
+def test_a_phase_begins_the_band_anew_and_keeps_the_counts() -> None:
+    """The loss of longer rows may be up to three times a guess again, where the band of the shorter ones ended at 5.53."""
+    guard = settled()
+    guard.hit()
+    before = guard.state.to_json()
+    guard.begin_anew()
+    assert guard.objection(6.0, 50.0) is None and guard.objection(3.1 * math.log(1000), 1.0) is not None
+    assert guard.state.to_json() == before | {"losses": [], "norms": []}

@@ -286,3 +286,24 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     write_manifest(tmp_path, Scheme(50, END), {"train": ShardWriter(tmp_path, "train", Scheme(50, END), 5).summary()})
     with pytest.raises(ShardError, match="holds no document"):
         PackedLoader(Shards(tmp_path, "train"), 4, 1)
+
+
+@pytest.mark.parametrize("mix", [None, Mix(temperature=1)])
+def test_growing_rows_lose_no_token_and_read_none_twice(corpus: Path, mix: Mix | None) -> None:
+    """Rows of 8, then 16, then 32 over an epoch: laid end to end, the labels are those of an epoch in rows of 8, and those are
+    every token of every document once.
+    """
+    shards = Shards(corpus / "shards", "train")
+    whole, loader = PackedLoader(shards, 8, seed=3, mix=mix), PackedLoader(shards, 8, seed=3, mix=mix)
+    found, cut, size = list[int](), 0, shards.target_tokens
+    for length in (8, 16, 32):
+        loader, state = loader.at_length(length), loader.state
+        assert loader.state == state and loader.length == length
+        cut += state.offset > 0
+        rows = size // 3 // length if length < 32 else -(-(size - len(found)) // length)  # the last: what is left
+        found += loader.next_batch(rows).labels.ravel().tolist()
+    assert cut > 0, "no document was cut at a border"
+    expected = whole.next_batch(-(-size // 8)).labels.ravel().tolist()
+    assert found[:size] == expected[:size]
+    documents = [shards.targets(number).tolist() for number in range(shards.documents)]
+    assert sorted(found[:size]) == sorted(token for document in documents for token in document)

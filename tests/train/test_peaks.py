@@ -29,6 +29,7 @@ class Known:
         self.device = torch.device("cpu")
         self.model = torch.nn.Linear(1024, 1024, bias=False)
         self.optimizer = SimpleNamespace(state={})
+        self.average = None
         self.kept: list[torch.Tensor] = []
 
     def forward(self, batch: Batch) -> Any:

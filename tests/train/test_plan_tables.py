@@ -5,6 +5,7 @@ import dataclasses
 from jielong.model.devices import PRESETS
 from jielong.recipe import load
 from jielong.show import table
+from jielong.train.config import Config
 from jielong.train.plan_tables import duration, gib, notes, plan_tables
 from jielong.train.planning import plan_run
 
@@ -52,3 +53,20 @@ def test_units() -> None:
     assert duration(0.5) == "30 min 00 s"
     assert duration(5.25) == "5.2 h"
     assert duration(240) == "10.0 days"
+
+
+def test_phases_have_a_row_each() -> None:
+    phases = (
+        {"tokens": 10_000, "sequence_length": 64, "tokens_per_step": 512},
+        {"tokens": 20_000, "optimizer": "muon"},
+    )
+    tables, settled = load("tiny").sections, Config.model_validate({"phases": phases}).phases
+    train = tables["train"].model_copy(update={"tokens": None, "epochs": None, "phases": settled})
+    found = {
+        title: (head, rows)
+        for title, head, rows in plan_tables(plan_run(tables | {"train": train}, PRESETS["rtx-4090"]))
+    }
+    head, rows = found["Phases"]
+    assert rows[0][:7] == ["1", "1", "20", "10,240", "64", "512", "adamw"]
+    assert rows[1][0] == "2" and rows[1][6] == "muon" and all(len(row) == len(head) for row in rows)
+    assert "Phases" not in [title for title, _, _ in plan_tables(REPORT)]

@@ -58,8 +58,9 @@ def test_the_arithmetic_of_a_step_is_the_loop_s() -> None:
     train = sections()["train"]
     assert isinstance(train, TrainConfig)
     run = loop_plan(train, 32, {})
-    assert (found.budget.steps, found.budget.tokens_per_step) == (run.total_steps, run.tokens_per_step)
-    assert (found.fit.rows, found.fit.sequence_length) == (run.rows_per_micro_batch, run.sequence_length) == (2, 32)
+    assert (found.budget.steps, found.budget.tokens_per_step) == (run.total_steps, run.at(1).tokens_per_step)
+    assert (found.fit.rows, found.fit.sequence_length) == (2, 32)
+    assert (run.at(1).rows_per_micro_batch, run.at(1).sequence_length) == (2, 32)
 
 
 def test_time_and_cost_by_hand() -> None:
@@ -253,3 +254,52 @@ def test_one_text_reads_its_own_experts_and_many_read_all() -> None:
     one, many = report.generation[0], report.generation[1]
     assert one.most_tokens_per_second == pytest.approx(1008e9 / (4 * report.active_parameters + one.memory.kv_cache))
     assert many.most_tokens_per_second == pytest.approx(16 * 1008e9 / (4 * report.parameters + many.memory.kv_cache))
+
+
+# -------------------------------------------------------------------------------------------------------- phases
+
+
+PHASES = [
+    {"tokens": 40_000, "sequence_length": 16, "tokens_per_step": 32},
+    {"tokens": 60_000, "optimizer": "muon", "schedule": "wsd", "learning_rate": 0.002},
+]
+
+
+def test_a_plan_of_phases_by_hand() -> None:
+    """1,250 steps of 32, then 235 of 256 tokens; a token's FLOPs are those of its row's length, and the longer rows need more memory."""
+    budget = plan_run(changed(phases=PHASES), ROUND).budget
+    first, second = budget.parts
+    assert (first.first_step, first.steps, first.tokens, first.sequence_length) == (1, 1250, 40_000, 16)
+    assert (second.first_step, second.steps, second.tokens, second.tokens_per_step) == (1251, 235, 60_160, 256)
+    assert (first.optimizer, first.schedule, second.optimizer, second.schedule) == (
+        "adamw",
+        "cosine (run)",
+        "muon",
+        "wsd",
+    )
+    assert (budget.tokens, budget.steps, budget.source) == (100_160, 1485, "train.phases")
+    shape = sections({"vocab_size": 1000})["model"]
+    cost = 40_000 * flops_per_token(shape, 16) + 60_160 * flops_per_token(shape, 32)  # type: ignore[arg-type]
+    assert budget.flops == pytest.approx(cost) and first.hours + second.hours == pytest.approx(budget.hours)
+    report = plan_run(changed(phases=PHASES), ROUND)
+    assert report.flops_per_token == pytest.approx(cost / 100_160) and report.fit.sequence_length == 32
+    assert json.loads(json.dumps(report.to_json()))["budget"]["parts"][1]["optimizer"] == "muon"
+
+
+def test_phases_in_other_budgets() -> None:
+    """Given tokens keep the proportion of the phases, whatever their own budgets are said in."""
+
+    def tokens(known: Known | None = None, given: int | None = None, **train: Any) -> tuple[list[int], str]:
+        found = plan_run(changed(**train), CARD, known=known, tokens=given).budget
+        return [part.tokens for part in found.parts], found.source
+
+    there, passes = (
+        Known(None, {"a": 1000, "b": 500}),
+        [{"epochs": 1.0, "weights": {"a": 1}}, {"epochs": 3.0, "weights": {"b": 1}}],
+    )
+    assert tokens(there, phases=passes) == ([1536, 4608], "4 passes over the corpus")
+    assert tokens(there, 10_240, phases=passes) == ([2560, 7680], "given")
+    assert tokens(given=1000, phases=PHASES) == ([416, 768], "given")
+    assert tokens(phases=[{"share": 1}, {"share": 3}], tokens=10_240) == ([2560, 7680], "train.tokens")
+    assert tokens(there, phases=[{"share": 1}, {"share": 2}]) == ([512, 1024], "1 passes over the corpus")
+    assert tokens(phases=passes)[1] == "assumed"

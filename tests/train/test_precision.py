@@ -13,7 +13,8 @@ from jielong.errors import RecipeError
 from jielong.model import transformer
 from jielong.model.attention import Kind, Sight
 from jielong.model.config import Config
-from jielong.model.transformer import IGNORE, CausalLM, RMSNorm, initialise
+from jielong.model.cross_entropy import IGNORE
+from jielong.model.transformer import CausalLM, RMSNorm, initialise
 from jielong.train.fp8 import Float8Linear
 from jielong.train.precision import FIRST_SCALE, GROWTH_INTERVAL, LossScale, Precision
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jielong.errors import ShardError
+from jielong.errors import MissingExtraError, ShardError
 from jielong.metrics import read_jsonl
 from jielong.model.config import Config as ModelConfig
 from jielong.model.hf import read_config
@@ -73,6 +73,15 @@ def test_a_damaged_shard_stops_it_before_the_first_step(context: StageContext) -
     with pytest.raises(ShardError, match="checksum differs"):
         go(context)
     assert not (context.out / "metrics.jsonl").exists()
+
+
+def test_a_tracker_that_is_not_installed_stops_it_before_anything_is_moved(
+    context: StageContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"swanlab: not installed, .*jielong\[trackers\]"):
+        go(context, trackers=["swanlab"])
+    assert list(context.out.iterdir()) == []
 
 
 def test_the_recipe_s_attention_is_used(context: StageContext, monkeypatch: pytest.MonkeyPatch) -> None:

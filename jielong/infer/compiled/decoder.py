@@ -23,7 +23,7 @@ from torch import Tensor
 
 from jielong.infer.compiled import kernels
 from jielong.infer.compiled.sharing import state_size, wait_until_left
-from jielong.infer.compiled.threads import run_together
+from jielong.threads import run_together
 from jielong.infer.compiled.weights import KINDS, Weights
 from jielong.model.config import Config
 from jielong.model.positions import alibi_slopes, attention_factor, inverse_frequencies, rotary

@@ -1,4 +1,4 @@
-"""What the loop needs of an engine: seven methods, the same for one process and for hundreds.
+"""What the loop needs of an engine: a few methods, the same for one process and for hundreds.
 
 An engine owns device, precision, weights, optimizer and the loss scale of float16; the loop owns everything else: rows, the
 sum of losses, the schedule, the decision to step, records and checkpoints. All ranks call the same methods in the same order.
@@ -11,20 +11,25 @@ The decision comes before the step. `step` reduces the gradients, measures their
 which is the same on all ranks; when the answer is no, gradients are dropped and neither weights nor the optimizer's state
 change. An overflow of float16 is the engine's own matter: `take` is not asked.
 
+With `ema_decay` an engine also keeps an average of the weights (optimizers/averaging.py): `whole` shows it, and a checkpoint holds
+it in model.safetensors, beside the weights that training goes on with.
+
 State leaves an engine as a `Snapshot`, whole tensors on the CPU under the parameters' names, whatever the sharding, so that every
 engine can go on from every other's checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from jielong.model.transformer import CausalLM, Losses
+from jielong.train.config import Config
 from jielong.train.loader import Batch
 from jielong.world import World
 
@@ -47,6 +52,7 @@ class Snapshot(NamedTuple):
     optimizer: dict[str, Tensor]  # "exp_avg.model.norm.weight": kind of state and parameter
     random: dict[str, Tensor]  # "cpu.0", "cuda.0": the generators of each rank
     scale: dict[str, Any]  # of the loss, JSON
+    averaged: Mapping[str, Tensor] = MappingProxyType({})  # of the weights, and of how many steps (averaging.STEPS)
 
 
 class Engine(Protocol):
@@ -79,12 +85,23 @@ class Engine(Protocol):
         """
         ...
 
+    def optimize(self, config: Config, carried: bool) -> None:
+        """From now on step with the optimizer that this config names: at the beginning of a phase, on all ranks.
+
+        carried: with as much of the state as the new optimizer can use (optimizers.opening.carry says what that is); else with none.
+        The average of the weights goes on.
+        """
+        ...
+
     def balance(self, expert_use_LE: Tensor) -> None:
         """After a step: move the experts' biases towards an even load, where the model balances in that way."""
         ...
 
     def whole(self) -> AbstractContextManager[CausalLM | None]:
-        """The model with all its weights, on the device, to look at: on rank 0; None on the others. All ranks enter."""
+        """The model with all its weights, on the device, to look at: on rank 0; None on the others. All ranks enter.
+
+        Its weights are the average where one is kept.
+        """
         ...
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -98,7 +115,8 @@ class Engine(Protocol):
     def load(self, snapshot: Snapshot, weights: bool = True) -> None:
         """Go back to a state that every rank has read whole; weights: False leaves those as they are.
 
-        Raises CheckpointError for a state that does not go with the model.
+        An average that is kept, and that the state has none of, begins at the weights.
+        Raises CheckpointError for a state that does not go with the model or the optimizer.
         """
         ...
 

@@ -9,6 +9,7 @@ from jielong.errors import MissingExtraError
 from jielong.model.config import Config as ModelConfig
 from jielong.runtime import choose_precision
 from jielong.train.config import Config
+from jielong.train.optimizers.checks import check_optimizer
 from jielong.world import World
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def check_engine(config: Config, model: ModelConfig, device: torch.device) -> No
     if package is not None and importlib.util.find_spec(package) is None:
         raise MissingExtraError(package, config.engine, f'by train.engine = "{config.engine}"')
     choose_precision(config.precision, device)
+    check_optimizer(config)
     if config.engine == "hf":
         from jielong.train.engines.trainer import refuse
 
@@ -42,7 +44,7 @@ def open_engine(model: CausalLM, job: Job, world: World) -> Engine:
     if job.config.engine == "deepspeed":
         from jielong.train.engines.zero import DeepSpeedEngine
 
-        return DeepSpeedEngine(model, job.config, world, job.plan)
+        return DeepSpeedEngine(model, job.configs[0], world, job.plan)
     from jielong.train.engines.pytorch import TorchEngine
 
-    return TorchEngine(model, job.config, world)
+    return TorchEngine(model, job.configs[0], world)  # of the first phase; the loop changes it

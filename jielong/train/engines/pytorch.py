@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from jielong.model.attention import choose_kernel
 from jielong.model.experts import move_biases
 from jielong.model.transformer import CausalLM, Losses
-from jielong.runtime import choose_device
+from jielong.runtime import choose_device, keep_freed_memory
 from jielong.train.config import Config
 from jielong.train.engines.interface import Snapshot, Stepped
 from jielong.train.engines.state import HostCopies, by_parameter, random_of_all, restore_random, state_tensors
 from jielong.train.loader import Batch
-from jielong.train.optimizers import adamw
+from jielong.train.optimizers.averaging import STEPS, Average
+from jielong.train.optimizers.opening import carry, check_kinds, kinds_of, open_optimizer
 from jielong.train.precision import Precision
 from jielong.world import World, own_device
 
@@ -57,6 +58,8 @@ class TorchEngine:
         self.grad_clip = config.grad_clip
         self.document_mask = config.document_mask
         self.sharded = self.world.size > 1 and config.parallel == "fsdp"
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.model = model.to(self.device).train()
         self._precision.prepare(self.model)
         self.attention = choose_kernel(self.model.config, self.device.type, self._precision.half)
@@ -65,7 +68,8 @@ class TorchEngine:
         self._module = self._parallel(
             LossModule(self.model, config.z_loss, config.compile and not self.sharded), config
         )
-        self.optimizer = adamw(self.model, config, self.device)
+        self.optimizer = open_optimizer(self.model, config, self.device, None if self.sharded else self.world)
+        self.average = Average(self.model, config.ema_decay) if config.ema_decay is not None else None
         self._host = HostCopies()
 
     def _parallel(self, module: LossModule, config: Config) -> nn.Module:
@@ -144,8 +148,17 @@ class TorchEngine:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate * group["rate"]
             self.optimizer.step()
+            if self.average is not None:
+                self.average.update(self.model)
         self.optimizer.zero_grad(set_to_none=True)
         return Stepped(norm, taken, overflow)
+
+    def optimize(self, config: Config, carried: bool) -> None:
+        """From now on step with the optimizer that this config names; carried: see `carry`."""
+        before = self.optimizer
+        self.optimizer = open_optimizer(self.model, config, self.device, None if self.sharded else self.world)
+        if carried:
+            carry(before, self.optimizer)
 
     def balance(self, expert_use_LE: Tensor) -> None:
         """After a step: move the experts' biases towards an even load, where the model balances in that way."""
@@ -155,16 +168,17 @@ class TorchEngine:
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[CausalLM | None]:
-        """The model with all its weights, on rank 0; None on the others."""
-        if not self.sharded:
+        """The model with all its weights, or their average, on rank 0; None on the others."""
+        if not self.sharded and (self.average is None or not self.world.first):
             yield self.model if self.world.first else None
             return
+        shown = self.model.state_dict().items() if self.average is None else self.average.state(self.model.state_dict())
         if not self.world.first:
-            for tensor in self.model.state_dict().values():  # every rank takes part; none but the first keeps anything
+            for _, tensor in shown:  # every rank takes part; none but the first keeps anything
                 _full(tensor)
             yield None
             return
-        state = {name: _full(tensor) for name, tensor in self.model.state_dict().items()}
+        state = {name: _full(tensor) for name, tensor in shown}
         with torch.device("meta"):
             plain = CausalLM(self.model.config)
         plain.load_state_dict(state, assign=True)
@@ -177,8 +191,12 @@ class TorchEngine:
         """Copy the state to the host; whole tensors on rank 0, nothing on the others. The copies of the last call are used again."""
         weights = self._copies("", self.model.state_dict().items())
         optimizer = self._copies("optimizer.", state_tensors(self.model, self.optimizer.state))
+        averaged = {}
+        if self.average is not None:
+            averaged = self._copies("averaged.", self.average.state(self.model.state_dict()))
+            averaged |= {STEPS: torch.tensor(self.average.steps)} if self.world.first else {}
         random = random_of_all(self.world, self.device)
-        return Snapshot(weights, optimizer, random, self._precision.scale.to_json())
+        return Snapshot(weights, optimizer, random, self._precision.scale.to_json(), averaged)
 
     def _copies(self, prefix: str, tensors: Any) -> dict[str, Tensor]:
         whole = ((prefix + name, _full(tensor)) for name, tensor in tensors)  # a sharded one at a time
@@ -194,10 +212,19 @@ class TorchEngine:
         if weights:
             for name, tensor in self.model.state_dict().items():
                 _fill(tensor, snapshot.weights[name])
-        parameters = dict(self.model.named_parameters())
+        if self.average is not None and snapshot.averaged:
+            self.average.steps = int(snapshot.averaged[STEPS])
+            for name, tensor in self.average.weights.items():
+                _fill(tensor, snapshot.averaged[name])
+        elif self.average is not None:
+            self.average.restart(self.model)
+        parameters, wanted = dict(self.model.named_parameters()), kinds_of(self.optimizer)
         self.optimizer.state.clear()
         for name, kinds in by_parameter(snapshot.optimizer, parameters).items():
             parameter = parameters[name]
+            if not kinds:
+                continue
+            check_kinds(name, kinds, wanted[parameter])
             # AdamW's step counter stays on the CPU unless it is fused on the device; torch keeps it where it is given
             self.optimizer.state[parameter] = {
                 kind: _like(parameter, value)

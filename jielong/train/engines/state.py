@@ -1,7 +1,8 @@
 """What all engines do to state in the same way: names of optimizer tensors, random generators, copies on the host.
 
 Optimizer state is kept as tensors with the parameter's name in the key (`exp_avg.model.norm.weight`), so it is readable by
-anybody, needs no pickle, and does not depend on how an engine groups or shards parameters.
+anybody, needs no pickle, and does not depend on how an engine groups or shards parameters. A parameter of which there is none yet,
+while there is of others (a phase began with another optimizer), has an empty tensor of the kind `fresh` in its place.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from jielong.errors import CheckpointError
 from jielong.runtime import random_state, restore_random_state
 from jielong.world import World, collected
+
+FRESH = "fresh"  # the kind of state of a parameter that has none yet
 
 
 class HostCopies:
@@ -44,7 +47,7 @@ class HostCopies:
 def by_parameter(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, dict[str, Tensor]]:
     """Optimizer state of each parameter, by kind, from tensors named `kind.parameter`.
 
-    Raises CheckpointError for a parameter without any.
+    Empty for one that is fresh. Raises CheckpointError for a parameter that the tensors do not name.
     """
     found: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     for key, tensor in tensors.items():
@@ -54,7 +57,8 @@ def by_parameter(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[st
     missing = [name for name, state in found.items() if not state]
     if missing and tensors:
         raise CheckpointError(f"checkpoint: no optimizer state for {missing[0]}; delete that checkpoint")
-    return found if tensors else {}
+    fresh = {name: {} if FRESH in state else state for name, state in found.items()}
+    return fresh if tensors else {}
 
 
 def random_of_all(world: World, device: torch.device) -> dict[str, Tensor]:
@@ -76,7 +80,11 @@ def restore_random(world: World, device: torch.device, saved: Mapping[str, Tenso
 
 
 def state_tensors(model: nn.Module, state_of: Mapping[Tensor, Mapping[str, object]]) -> Iterable[tuple[str, Tensor]]:
-    """The tensors of an optimizer's state by name, `kind.parameter`. Parameters without state have none."""
-    for name, parameter in model.named_parameters():
-        for kind, value in state_of.get(parameter, {}).items():
+    """The tensors of an optimizer's state by name, `kind.parameter`; none before the first step."""
+    states = {name: state_of.get(parameter, {}) for name, parameter in model.named_parameters()}
+    begun = any(states.values())
+    for name, state in states.items():
+        for kind, value in state.items():
             yield f"{kind}.{name}", torch.as_tensor(value)
+        if begun and not state:
+            yield f"{FRESH}.{name}", torch.empty(0)

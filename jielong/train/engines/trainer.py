@@ -18,7 +18,8 @@ and the backward pass are transformers' and accelerate's, and the losses agree w
     half        autocast and the loss scale of precision.py: accelerate's float16 needs a GPU, its scale cannot be carried over to
                 other engines, and its autocast copies all logits
 
-Going back to a checkpoint ends the Trainer and starts another one for the steps that remain. Everything that the Trainer would
+Going back to a checkpoint ends the Trainer and starts another one for the steps that remain; so does the end of a phase (phases.py),
+whose steps may have other numbers of micro-batches. Everything that the Trainer would
 write or print is off. Its cost beside the torch engine: gradients are measured twice, because it always measures a norm
 itself; on a GPU attention over packed rows takes a mask, where ours has kernels that need none. Mixtures of experts are balanced by
 our losses from transformers' router logits; in half precision its routers compute in half, where ours stay in float32.
@@ -40,9 +41,10 @@ from torch import Tensor, nn
 
 from jielong.errors import ModelError, RecipeError
 from jielong.model.config import Config as ModelConfig
+from jielong.model.cross_entropy import IGNORE, with_z_loss
 from jielong.model.experts import Routing, auxiliary_loss, expert_use
 from jielong.model.hf import reason_for_own_class, to_hf_config
-from jielong.model.transformer import IGNORE, CausalLM, Losses, with_z_loss
+from jielong.model.transformer import CausalLM, Losses
 from jielong.progress import say
 from jielong.runtime import random_state, restore_random_state
 from jielong.train.config import Config
@@ -61,7 +63,7 @@ def train_with_trainer(
     SIGINT, when everything is saved.
     """
     refuse(job.config, model.config)
-    engine = TrainerEngine(model, job.config, world)
+    engine = TrainerEngine(model, job.configs[0], world)
     try:
         with _quietly(world):
             arguments = _arguments(job, engine)
@@ -70,7 +72,10 @@ def train_with_trainer(
             say(f"train: {engine.describe()}, {type(theirs).__name__}, attention {theirs.config._attn_implementation}")
 
             def make(steps: Steps) -> None:
-                arguments.max_steps = job.plan.total_steps - steps.at.step
+                here = job.plan.at(steps.at.step + 1)  # a Trainer makes the steps of one phase
+                arguments.max_steps = here.last_step - steps.at.step
+                arguments.per_device_train_batch_size = here.rows_per_micro_batch
+                arguments.gradient_accumulation_steps = here.micro_batches
                 gc.collect()  # what an earlier Trainer's DDP hung on the parameters; the next one brings its own
                 _trainer(arguments, Turn(steps, theirs)).train()
 
@@ -95,6 +100,12 @@ def refuse(config: Config, model: ModelConfig) -> None:
         raise RecipeError(
             "train.parallel: engine hf keeps all weights on each device, got 'fsdp'; use ddp, or engine torch"
         )
+    for place, part in config.parts():
+        if part.tokens_per_step_start is not None:
+            raise RecipeError(
+                f"{place}.tokens_per_step_start: engine hf has no batch ramp, got {part.tokens_per_step_start}; remove it, say "
+                "steps of other sizes in phases, or use engine torch"
+            )
 
 
 # ------------------------------------------------------------------------------------------- one model, two faces
@@ -158,8 +169,9 @@ class Turn:
     def rows(self) -> Iterator[dict[str, Any]]:
         """This rank's micro-batches, one step after the other. `shift_labels` is where the Trainer counts labels."""
         job, at = self.steps.job, self.steps.at
+        last = job.plan.at(at.step + 1).last_step
         more = {"output_router_logits": True} if job.model.num_experts is not None else {}
-        while (now := at.step) < job.plan.total_steps:
+        while (now := at.step) < last:
             for batch in self.steps.begin().batches:
                 assert at.step == now, "a batch was read ahead of its step"
                 labels = torch.from_numpy(batch.labels)
@@ -239,13 +251,12 @@ class Rows(torch.utils.data.IterableDataset[dict[str, Any]]):
 
 
 def _arguments(job: Job, engine: TrainerEngine) -> Any:
-    """The Trainer's settings; `max_steps` is set when a Trainer is made."""
+    """The Trainer's settings; its steps and their micro-batches are set when a Trainer is made."""
     from transformers import Trainer, TrainingArguments
 
     assert Trainer is not None  # imported now, which takes seconds, and not in the first step
     arguments = TrainingArguments(
-        str(job.folder), max_steps=1, per_device_train_batch_size=job.plan.rows_per_micro_batch,
-        gradient_accumulation_steps=job.plan.micro_batches, max_grad_norm=0.0, average_tokens_across_devices=True,
+        str(job.folder), max_steps=1, max_grad_norm=0.0, average_tokens_across_devices=True,
         use_cpu=engine.device.type == "cpu", seed=job.seed, dataloader_pin_memory=False, ddp_find_unused_parameters=False,
         logging_nan_inf_filter=False, logging_strategy="no", save_strategy="no",
         eval_strategy="no", report_to="none", disable_tqdm=True, log_level="error", log_level_replica="error",

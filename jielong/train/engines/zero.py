@@ -10,8 +10,8 @@ half-precision ones: 4 bytes a weight, divided by N.
 
 DeepSpeed does what it is good at, dividing and exchanging, and decides nothing. Its JSON is derived from the recipe (`deepspeed_config`) and
 names neither optimizer nor scheduler nor clipping nor half precision: there is no second place where a learning rate or a loss
-scale could be written. The optimizer is ours (optimizers.py). DeepSpeed hands it flat shares of weights and gradients after it
-has measured the norm over all ranks; `_step`, which stands in AdamW's place, asks the loop then, before anything has changed. When
+scale could be written. The optimizer is ours (train/optimizers). DeepSpeed hands it flat shares of weights and gradients after it
+has measured the norm over all ranks; `_step`, which stands in its step's place, asks the loop then, before anything has changed. When
 the answer is no it returns, and DeepSpeed writes back the weights it had.
 
 Two defects known in this field are closed off by that: a learning rate that a scheduler of DeepSpeed's sets beside the loop's, and
@@ -51,7 +51,8 @@ from jielong.train.engines.interface import Snapshot, Stepped
 from jielong.train.engines.pytorch import LossModule, clip_factor
 from jielong.train.engines.state import HostCopies, by_parameter, random_of_all, restore_random
 from jielong.train.loader import Batch
-from jielong.train.optimizers import adamw
+from jielong.train.optimizers.checks import check_optimizer
+from jielong.train.optimizers.opening import check_kinds, kinds_of, open_optimizer
 from jielong.train.precision import Precision
 from jielong.world import TIMEOUT, World, add_up, own_device
 
@@ -66,10 +67,13 @@ def deepspeed_config(config: Config, plan: Plan, world: World, device: torch.dev
     zero: dict[str, Any] = {"stage": config.zero_stage, "reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
     if config.cpu_offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": device.type == "cuda"}
+    # where steps end is said by `forward` at each micro-batch, so phases and ramps may have other numbers of them; whether there
+    # can be several is asked of the JSON, when buffers are made
+    micro, most = plan.stretches[0].rows_per_micro_batch, max(stretch.micro_batches for stretch in plan.stretches)
     return {
-        "train_batch_size": plan.rows_per_micro_batch * plan.micro_batches * world.size,
-        "train_micro_batch_size_per_gpu": plan.rows_per_micro_batch,
-        "gradient_accumulation_steps": plan.micro_batches,
+        "train_batch_size": micro * most * world.size,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": most,
         "gradient_clipping": 0.0,  # ours, in _step
         "communication_data_type": "fp32",
         "zero_optimization": zero,
@@ -80,6 +84,7 @@ def deepspeed_config(config: Config, plan: Plan, world: World, device: torch.dev
 
 def check_recipe(config: Config, device: torch.device) -> None:
     """Raises RecipeError for what this engine cannot do."""
+    check_optimizer(config)
     if device.type not in ("cpu", "cuda"):
         raise RecipeError(
             f"train.device: not with engine deepspeed, got {device.type}; cpu or cuda; change one of them"
@@ -146,8 +151,11 @@ class DeepSpeedEngine:
             self.model.model.kernel(self.device.type, self._precision.half)
             taken.enter_context(_environment(LOCAL_RANK=str(world.local_rank)))  # DeepSpeed reads it all the time
             taken.enter_context(_group(world, self.device, self._deepspeed))
-            self.optimizer = adamw(self.model, config, self.device)
-            self._adamw_step: Callable[[], Any] = self.optimizer.step
+            self.optimizer = open_optimizer(self.model, config, self.device, world)
+            self._wanted = next(
+                iter(kinds_of(self.optimizer).values())
+            )  # of all alike, where parameters are flat shares
+            self._own_step: Callable[[], Any] = self.optimizer.step
             self.optimizer.step = self._step  # type: ignore[method-assign, assignment]  # what DeepSpeed will call
             self._engine: Any = self._wrapped(deepspeed_config(config, plan, world, self.device), config.z_loss)
             taken.callback(self._engine.destroy)
@@ -210,7 +218,7 @@ class DeepSpeedEngine:
         return stepped
 
     def _step(self) -> None:
-        """In place of AdamW's step: called by DeepSpeed for each group, or share of a group, with gradients over all ranks."""
+        """In place of the optimizer's step: called by DeepSpeed for each group, or share of a group, with gradients over all ranks."""
         asked = self._asked
         if asked.stepped is None:
             norm = self._zero._global_grad_norm if self.stage else torch.nn.utils.get_total_norm(self._gradients())
@@ -221,7 +229,7 @@ class DeepSpeedEngine:
             torch._foreach_mul_(self._gradients(), asked.times)
         for group in self.optimizer.param_groups:  # those that are really used: DeepSpeed puts them in and out
             group["lr"] = asked.learning_rate * group["rate"]
-        self._adamw_step()
+        self._own_step()
 
     def _decide(self, scaled_norm: float) -> None:
         """Once a step, on all ranks at the same time: is it taken, and clipped by how much?"""
@@ -234,6 +242,14 @@ class DeepSpeedEngine:
 
     def _gradients(self) -> list[Tensor]:
         return [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+    def optimize(self, config: Config, carried: bool) -> None:
+        """Another phase has the same optimizer (opening.check_optimizer sees to that): its weight decay, and its state or none."""
+        for group in self.optimizer.param_groups:
+            if group["decayed"]:
+                group["weight_decay"] = config.weight_decay
+        if not carried:
+            self.optimizer.state.clear()
 
     def balance(self, expert_use_LE: Tensor) -> None:
         """After a step: move the experts' biases towards an even load, where the model balances in that way."""
@@ -334,6 +350,8 @@ class DeepSpeedEngine:
         if not state:
             self.optimizer.state.clear()
         for name, parameter, piece in self._pieces():
+            if self.stage:
+                check_kinds(name, state.get(name, {}), self._wanted)
             if weights:
                 self._set_weight(parameter, piece, snapshot.weights[name])
             held = self.optimizer.state[piece.flat] if state else {}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from jielong.infer.cache import KVCache
-from jielong.infer.compiled import threads as thread_pool
+from jielong import threads as thread_pool
 from jielong.infer.compiled.decoder import CompiledDecoder
 from jielong.model.config import Config
 from jielong.model.transformer import CausalLM, initialise

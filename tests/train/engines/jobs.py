@@ -12,6 +12,13 @@ from jielong.train.job import Job
 from jielong.world import World
 from tests.train.conftest import SHAPE, make_job, make_model
 
+PHASES: list[dict[str, Any]] = [  # steps 1 to 4, 5 to 8 and 9 to 12
+    {"tokens": 4 * 32, "sequence_length": 4, "tokens_per_step": 32, "optimizer": "adamw"},
+    {"tokens": 4 * 64, "sequence_length": 8, "optimizer": "muon", "learning_rate": 0.02},
+    {"tokens": 4 * 64, "weight_decay": 0.5, "schedule": "wsd", "warmup_ratio": 0.5, "optimizer_state": "fresh"},
+]
+THREE: dict[str, Any] = {"tokens": None, "phases": PHASES, "micro_batch_tokens": 32}  # settings of a run of them
+
 
 def tiny_job(
     corpus: Path, folder: Path, world: World, shape: ModelConfig = SHAPE, **settings: Any

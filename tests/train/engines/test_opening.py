@@ -38,6 +38,7 @@ def test_what_deepspeed_cannot_do_is_refused_at_once() -> None:
         ({"precision": "tf32"}, r"train\.precision"),
         ({"precision": "fp8"}, r"train\.precision"),
         ({"engine": "hf", "parallel": "fsdp"}, r"train\.parallel"),
+        ({"optimizer": "adamw8bit", "parallel": "fsdp"}, r"train\.optimizer"),
     ],
 )
 def test_what_would_be_refused_later_is_refused_before_anything_is_moved(

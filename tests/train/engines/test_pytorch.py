@@ -22,7 +22,7 @@ from jielong.train.loader import Batch, PackedLoader
 from jielong.train.loop import train
 from jielong.world import World, joined, this_world
 from tests.train.conftest import SHAPE
-from tests.train.engines.jobs import losses, tiny_job
+from tests.train.engines.jobs import THREE, losses, tiny_job
 from tests.train.engines.processes import run_processes
 
 
@@ -123,7 +123,7 @@ def two_ranks(corpus: str, folder: str) -> dict[str, Any]:
 
         def go(name: str, stop_after: int = 0, **settings: Any) -> TorchEngine:
             job, model = tiny_job(Path(corpus), places / name, world, **settings)
-            engine = TorchEngine(model, job.config, world)
+            engine = TorchEngine(model, job.configs[0], world)
             if stop_after:
                 break_off(job, engine, stop_after)
             else:
@@ -133,6 +133,7 @@ def two_ranks(corpus: str, folder: str) -> dict[str, Any]:
         for parallel in ("ddp", "fsdp"):
             found[parallel] = go(parallel, parallel=parallel).describe()
             go(f"{parallel}-accumulated", parallel=parallel, micro_batch_tokens=16, tokens_per_step=128)
+            go(f"{parallel}-phases", parallel=parallel, **THREE)
         found["reductions"] = count_reductions(corpus, places / "counted", world)
         found["nan"] = nan_in_one_rank(corpus, places / "nan", world)
         # what one process began, two go on with, and the other way round (the test does that)
@@ -156,7 +157,7 @@ def break_off(job: Job, engine: TorchEngine, step: int) -> None:
 
     def failing(batch: Batch, last: bool = True) -> Losses:
         number[0] += 1
-        if number[0] > step * job.plan.micro_batches:
+        if number[0] > step * job.plan.at(1).micro_batches:
             raise RuntimeError("injected fault")
         return forward(batch, last)
 
@@ -216,7 +217,7 @@ EXPERTS = SHAPE.model_copy(update={"num_experts": 4, "moe_intermediate_size": 8}
 
 def alone(corpus: Path, folder: Path, **settings: Any) -> list[float]:
     job, model = tiny_job(corpus, folder, World(), **settings)
-    train(job, TorchEngine(model, job.config))
+    train(job, TorchEngine(model, job.configs[0]))
     return losses(folder)
 
 
@@ -258,6 +259,13 @@ def test_eight_micro_batches_of_one_equal_one_of_eight(parallel: str, together: 
     expected = together.alone(micro_batch_tokens=128, tokens_per_step=128)
     assert losses(together.folder / f"{parallel}-accumulated") == expected
     assert alone(together.corpus, mkdtemp(together.folder), micro_batch_tokens=16, tokens_per_step=128) == expected
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_phases_in_two_processes_equal_one(parallel: str, together: Together) -> None:
+    """Rows, steps, optimizer and its state change twice on the way."""
+    found = losses(together.folder / f"{parallel}-phases")
+    assert len(found) == 12 and found == together.alone(**THREE)
 
 
 def test_ddp_gradients_are_synchronised_under_accumulation(together: Together) -> None:

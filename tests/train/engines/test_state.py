@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jielong.errors import CheckpointError
-from jielong.train.engines.state import HostCopies, by_parameter, random_of_all, restore_random
+from jielong.train.engines.state import HostCopies, by_parameter, random_of_all, restore_random, state_tensors
 from jielong.world import World
 
 CPU = torch.device("cpu")
@@ -30,6 +30,14 @@ def test_state_by_parameter() -> None:
     with pytest.raises(CheckpointError, match=r"no optimizer state for model\.c\.weight"):
         by_parameter(tensors, ["model.a.weight", "model.c.weight"])
     assert by_parameter({}, ["model.a.weight"]) == {}  # before the first step there is none
+
+
+def test_a_parameter_that_has_no_state_yet_says_so() -> None:
+    model = torch.nn.Linear(2, 3)
+    assert dict(state_tensors(model, {})) == {}
+    named = dict(state_tensors(model, {model.weight: {"exp_avg": torch.ones(3, 2), "step": 4}}))
+    assert named.keys() == {"exp_avg.weight", "step.weight", "fresh.bias"} and named["fresh.bias"].numel() == 0
+    assert by_parameter(named, ["weight", "bias"])["bias"] == {}
 
 
 def test_random_numbers_go_on_where_they_were() -> None:

@@ -13,8 +13,10 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from jielong.errors import InputError, RecipeError
+from jielong.metrics import read_jsonl
 from jielong.model.config import Config as ModelConfig
 from jielong.train.checkpoints import OPTIMIZER, TRAINER
+from jielong.train.config import Config
 from jielong.train.engines.interface import Engine, Snapshot, Stepped
 from jielong.train.engines.pytorch import TorchEngine
 from jielong.train.engines.zero import DeepSpeedEngine, check_recipe, deepspeed_config
@@ -114,6 +116,31 @@ def test_a_run_is_that_of_the_torch_engine(corpus: Path, tmp_path: Path, stage: 
     assert losses(tmp_path / "zero")[-1] < losses(tmp_path / "zero")[0] - 1
 
 
+PHASES = [
+    {"tokens": 4 * 32, "sequence_length": 4, "tokens_per_step": 32},  # one micro-batch a step
+    {"tokens": 4 * 64, "sequence_length": 8, "tokens_per_step_start": 32, "weight_decay": 0.5},  # one, then two
+    {"tokens": 2 * 64, "optimizer_state": "fresh"},
+]
+
+
+@each_kind
+def test_phases_are_those_of_the_torch_engine(corpus: Path, tmp_path: Path, stage: int, offload: bool) -> None:
+    """Rows, steps and micro-batches of another size in each phase, another weight decay, and a state that begins anew."""
+    settings: dict[str, Any] = {"tokens": None, "phases": PHASES, "micro_batch_tokens": 32}
+    job, model = tiny_job(corpus, tmp_path / "torch", World(), **settings)
+    train(job, TorchEngine(model, job.configs[0]))
+    job, model = tiny_job(
+        corpus, tmp_path / "zero", World(), engine="deepspeed", zero_stage=stage, cpu_offload=offload, **settings
+    )
+    engine = DeepSpeedEngine(model, job.configs[0], World(), job.plan)
+    train(job, engine)
+    engine.close()
+    assert [stretch.micro_batches for stretch in job.plan.stretches] == [1, 2, 2]
+    assert losses(tmp_path / "zero") == pytest.approx(losses(tmp_path / "torch"), rel=1e-5)
+    events = [(row["step"], row["event"]) for row in read_jsonl(tmp_path / "zero" / "history.jsonl")]
+    assert [event for _, event in events] == ["phase", "phase"]
+
+
 @each_kind
 def test_eight_micro_batches_are_one_large_batch(open_engine: Open, stage: int, offload: bool) -> None:
     """Regression: gradients divided by the accumulation steps, once or twice, and lost before the last one."""
@@ -199,6 +226,24 @@ def test_state_goes_from_engine_to_engine(open_engine: Open, stage: int, offload
     same(copied(zero.snapshot()), copied(plain.snapshot()))
     zero.load(Snapshot(zero.snapshot().weights, {}, {}, {}))  # of a run that had not made a step
     assert not zero.snapshot().optimizer
+
+
+@pytest.mark.parametrize(("stage", "optimizer"), [(0, "muon"), (0, "lion"), (1, "lion"), (2, "lion"), (3, "lion")])
+def test_other_optimizers(open_engine: Open, stage: int, optimizer: str) -> None:
+    """Lion works on flat shares; Muon where nothing is divided. A phase changes the decay, and may forget the state."""
+    settings = {"optimizer": optimizer, "learning_rate": 1e-3}
+    zero, plain = open_engine(stage, **settings), open_engine(**settings)
+    for carried in (True, False):
+        found = [[step(engine, [turn], rate=1e-3)[0] for turn in range(3)] for engine in (zero, plain)]
+        assert found[0] == pytest.approx(found[1], rel=1e-4)
+        config = Config.model_validate(settings | {"weight_decay": 0.5})
+        for engine in (zero, plain):
+            engine.optimize(config, carried)
+        assert bool(zero.snapshot().optimizer) == bool(plain.snapshot().optimizer) == carried
+        if carried:
+            assert zero.snapshot().optimizer.keys() == plain.snapshot().optimizer.keys()
+    found = [[step(engine, [turn], rate=1e-3)[0] for turn in range(3)] for engine in (zero, plain)]
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
 @each_kind
@@ -299,6 +344,8 @@ def test_what_cannot_be_done_is_refused(corpus: Path, tmp_path: Path) -> None:
         check_recipe(config.model_copy(update={"compile": True}), CPU)
     with pytest.raises(RecipeError, match=r"train\.device: not with engine deepspeed, got mps"):
         check_recipe(config, torch.device("mps"))
+    with pytest.raises(RecipeError, match=r"train\.optimizer: Muon needs whole matrices"):
+        check_recipe(config.model_copy(update={"optimizer": "muon"}), CPU)
     with pytest.raises(RecipeError, match=r"train\.cpu_offload: nothing to offload, got true with zero_stage 0"):
         check_recipe(config.model_copy(update={"cpu_offload": True, "zero_stage": 0}), CPU)
 

@@ -3,7 +3,7 @@
 import os
 import threading
 
-from jielong.infer.compiled.threads import run_together
+from jielong.threads import run_together
 
 
 def numbers(threads: int) -> dict[int, int]:

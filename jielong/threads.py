@@ -43,3 +43,30 @@ def _serve(queue: SimpleQueue[Callable[[int], Any]], number: int) -> None:
         with suppress(Exception):  # no memory, say; thread 0 does all the work then, or meets the same
             function(number)
         del function  # what it holds may be a model
+
+
+def share(work: Callable[[int, int], Any], rows: int, threads: int) -> None:
+    """work(begin, end) over all rows, in pieces that `threads` threads take as they come; done when this returns.
+
+    Pieces do not depend on the number of threads. An error of a piece is raised.
+    """
+    if threads <= 1 or rows < 2:
+        work(0, rows)
+        return
+    pieces = min(rows, 4 * threads)
+    bounds = [rows * piece // pieces for piece in range(pieces + 1)]
+    claims, done, errors = iter(range(pieces)), threading.Semaphore(0), list[BaseException]()
+
+    def run(thread: int) -> None:
+        for piece in claims:  # taking the next of a range is one operation of the interpreter
+            try:
+                work(bounds[piece], bounds[piece + 1])
+            except BaseException as error:
+                errors.append(error)
+            done.release()
+
+    run_together(run, threads)
+    for _ in range(pieces):
+        done.acquire()
+    if errors:
+        raise errors[0]

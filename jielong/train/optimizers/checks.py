@@ -1,0 +1,41 @@
+"""Which optimizers go with which engine: asked before anything is opened, so without torch."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from jielong.errors import MissingExtraError, RecipeError
+from jielong.train.config import Config
+
+
+def check_optimizer(config: Config) -> None:
+    """Whether the optimizers of a recipe, all phases' too, are there and go with its engine.
+
+    Raises MissingExtraError for bitsandbytes, RecipeError for what does not go together.
+    """
+    for name in dict.fromkeys([config.optimizer, *(phase.optimizer for phase in config.phases if phase.optimizer)]):
+        if name == "adamw8bit":
+            if importlib.util.find_spec("bitsandbytes") is None:
+                raise MissingExtraError("bitsandbytes", "bitsandbytes", 'by train.optimizer = "adamw8bit"')
+            where = "engine deepspeed" if config.engine == "deepspeed" else "parallel fsdp"
+            if config.engine == "deepspeed" or config.parallel == "fsdp":
+                raise RecipeError(
+                    f"train.optimizer: its blocks of 8-bit state are cut from whole parameters, got 'adamw8bit' with {where}; "
+                    "use engine torch with parallel ddp, or another optimizer"
+                )
+        if config.engine != "deepspeed":
+            continue
+        if name == "muon" and config.zero_stage:
+            raise RecipeError(
+                "train.optimizer: Muon needs whole matrices, and ZeRO has flat shares of them, got 'muon' with zero_stage "
+                f"{config.zero_stage}; use zero_stage 0, engine torch with parallel fsdp, or another optimizer"
+            )
+        if name != config.optimizer:
+            raise RecipeError(
+                f"train.phases: engine deepspeed keeps its optimizer, got {name!r} after {config.optimizer!r}; use engine torch, or "
+                "one optimizer"
+            )
+    if config.ema_decay is not None and config.engine == "deepspeed":
+        raise RecipeError(
+            f"train.ema_decay: not with engine deepspeed, got {config.ema_decay:g}; remove it, or use engine torch"
+        )
