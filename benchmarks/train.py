@@ -1,4 +1,4 @@
-"""Tokens per second of training: us beside `transformers.Trainer`, the same model on the same rows, in turn, in one run.
+"""Tokens per second of training: us beside `transformers.Trainer` and a truncate-and-pad script, in turn, in one run.
 
     python benchmarks/train.py                       # the default 512 x 8 model, float32 and bfloat16
     python benchmarks/train.py --steps 6 --repeats 5 --out benchmarks/results/2026-11-22-train-cpu.json
@@ -7,6 +7,13 @@ Both sides start from one Hugging Face folder, read the same packed rows from th
 embedded demo corpus, made on the fly), take the same number of tokens a step and use AdamW with the same learning rate.
 The Trainer gets plain causal rows, as `run_clm.py`'s `group_texts` makes them. We are measured in two ways: on the same
 plain rows (`ours`), and with attention confined to documents (`ours, document mask`: more work, and what our recipes do). The first losses are compared, so that both sides are known to do the same work.
+
+The script is what small projects have: transformers' model, AdamW, one document a row, cut or padded to the length, padding out of the
+loss. It is measured in the same precisions; what counts there are useful tokens, those that are predicted.
+
+The machine's own rate of matrix products (two matrices of 2,048 x 2,048, bfloat16 and float32) is measured between the sides; the share
+of it that a side reaches counts 6 N + 12 L T C floating-point operations a token (PaLM, arXiv:2204.02311, appendix B; N weights that
+are multiplied, L layers, T tokens in a row, C width).
 
 Machines are shared and noisy: the sides take turns within every repeat, times are medians over repeats, and the ratio is
 printed with the range of the ratios of single repeats.
@@ -44,7 +51,7 @@ from jielong.tokenizer.stage import run as run_tokenizer
 from jielong.train.config import Config as TrainConfig
 from jielong.train.engines.pytorch import TorchEngine
 from jielong.train.job import Job, plan
-from jielong.train.loader import PackedLoader
+from jielong.train.loader import IGNORE, PackedLoader, TruncatedLoader
 from jielong.train.loop import train
 
 LEARNING_RATE = 1e-4
@@ -117,6 +124,51 @@ def time_trainer(run: Run, shards: Shards, options: argparse.Namespace, bfloat16
     return statistics.median(np.diff(clock.ends).tolist()), losses
 
 
+def time_script(
+    run: Run, shards: Shards, options: argparse.Namespace, bfloat16: bool
+) -> tuple[float, list[float], float]:
+    """Seconds a step (median, first step left out), losses, and the share of its tokens that are useful."""
+    rows = options.tokens_per_step // options.length
+    micro = max(1, min(rows, options.micro_batch_tokens // options.length))
+    model = AutoModelForCausalLM.from_pretrained(run.stage("model"), dtype=torch.float32).train()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    loader, ends, losses, useful = TruncatedLoader(shards, options.length, SEED), [], [], 0
+    for _ in range(options.steps):
+        total = 0.0
+        for _ in range(rows // micro):
+            batch = loader.next_batch(micro)
+            useful += int((batch.labels != IGNORE).sum())
+            ids, labels = (torch.from_numpy(part).to(device) for part in (batch.inputs, batch.labels))
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                logits = model(input_ids=ids, use_cache=False).logits
+            loss = torch.nn.functional.cross_entropy(
+                logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE
+            )
+            (loss * micro / rows).backward()
+            total += float(loss.detach()) * micro / rows
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(total)
+        ends.append(time.perf_counter())
+    return statistics.median(np.diff(ends).tolist()), losses, useful / (options.steps * options.tokens_per_step)
+
+
+def product_rate(bfloat16: bool, size: int = 2048, seconds: float = 1.0) -> float:
+    """Floating-point operations a second of plain matrix products."""
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    float((a @ b)[0, 0])
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        float((a @ b)[0, 0])  # waits for a GPU
+        count += 1
+    return 2.0 * size**3 * count / (time.perf_counter() - began)
+
+
 def time_ours(
     run: Run, shards: Shards, options: argparse.Namespace, precision: str, document_mask: bool
 ) -> tuple[float, list[float]]:
@@ -164,50 +216,79 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = prepare(Path(folder), ModelConfig(max_position_embeddings=options.length, **shape), 5_000_000)
         shards = Shards(run.stage("tokenizer") / "shards", "train")
-        sides: dict[str, Callable[[], tuple[float, list[float]]]] = {}
+        sides: dict[str, Callable[[], tuple[Any, ...]]] = {}
         for precision in options.precisions.split(","):
             half = precision == "bfloat16"
             sides[f"Trainer, {precision}"] = lambda half=half: time_trainer(run, shards, options, half)
             for mask in (False, True):
                 name = f"ours, {precision}" + (", document mask" if mask else "")
                 sides[name] = lambda p=precision, m=mask: time_ours(run, shards, options, p, m)
+            sides[f"script, {precision}"] = lambda half=half: time_script(run, shards, options, half)
+        flops = flops_of(run, options.length)
         seconds: dict[str, list[float]] = {name: [] for name in sides}
+        shares: dict[str, list[float]] = {name: [] for name in sides}
         losses: dict[str, list[float]] = {}
+        useful = dict.fromkeys(sides, 1.0)
         for repeat in range(options.repeats):
             for name, side in sides.items():
-                took, losses[name] = side()
+                half = "bfloat16" in name
+                before = product_rate(half)
+                took, losses[name], *more = side()
+                useful[name] = more[0] if more else 1.0
                 seconds[name].append(took)
-                print(f"repeat {repeat + 1}: {name}: {options.tokens_per_step / took:,.0f} tokens/s", flush=True)
-    report(options, seconds, losses, shape)
+                rate = (before + product_rate(half)) / 2
+                shares[name].append(flops * options.tokens_per_step / took / rate)
+                print(f"repeat {repeat + 1}: {name}: {options.tokens_per_step / took:,.0f} tokens/s, "
+                      f"{shares[name][-1]:.2f} of {rate / 1e9:,.0f} GFLOP/s", flush=True)  # fmt: skip
+    report(options, seconds, losses, shape, shares, useful)
+
+
+def flops_of(run: Run, length: int) -> float:
+    """Floating-point operations that training a token takes."""
+    model = load_folder(run.stage("model"))
+    config = model.config
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    if not config.tie_word_embeddings:
+        weights -= model.model.embed_tokens.weight.numel()
+    return 6.0 * weights + 12.0 * config.num_hidden_layers * config.num_attention_heads * config.size_of_head * length
 
 
 def report(
-    options: argparse.Namespace, seconds: dict[str, list[float]], losses: dict[str, list[float]], shape: dict[str, Any]
-) -> None:
-    """Print the table and write the JSON."""
+    options: argparse.Namespace, seconds: dict[str, list[float]], losses: dict[str, list[float]], shape: dict[str, Any],
+    shares: dict[str, list[float]], useful: dict[str, float],
+) -> None:  # fmt: skip
+    """Print the table and write the JSON. Ratios are those of single repeats, of useful tokens; the median, and the range."""
     rows = []
-    print(f"\n{'side':34} {'tokens/s':>9} {'ratio to Trainer':>17}   range of ratios   first losses")
-    for name, took in seconds.items():
-        peer = seconds[f"Trainer, {name.split(', ')[1]}"]
-        ratios = [theirs / ours for theirs, ours in zip(peer, took, strict=True)]
+    sides = {name: [options.tokens_per_step * useful[name] / one for one in took] for name, took in seconds.items()}
+    print(f"\n{'side':34} {'useful tokens/s':>15} {'of products':>11}   ratios to the others: median (range)")
+    for name, rates in sides.items():
+        ratios = {
+            other: sorted(mine / theirs for mine, theirs in zip(rates, sides[other], strict=True))
+            for other in sides
+            if not other.startswith("ours") and other != name
+        }
         row = {
             "side": name,
-            "tokens_per_second": options.tokens_per_step / statistics.median(took),
-            "ratio": statistics.median(peer) / statistics.median(took),
-            "ratio_range": [min(ratios), max(ratios)],
+            "useful_tokens_per_second": statistics.median(rates),
+            "useful_share": useful[name],
+            "share_of_product_rate": statistics.median(shares[name]),
+            "ratios": {
+                other: {"median": statistics.median(found), "range": [found[0], found[-1]]}
+                for other, found in ratios.items()
+            },
             "first_losses": losses[name][:3],
         }
         rows.append(row)
-        print(
-            f"{name:34} {row['tokens_per_second']:>9,.0f} {row['ratio']:>17.2f}   "
-            f"{min(ratios):.2f} to {max(ratios):.2f}      {', '.join(f'{loss:.4f}' for loss in losses[name][:3])}"
-        )
+        texts = [f"{other} {statistics.median(r):.2f} ({r[0]:.2f} to {r[-1]:.2f})" for other, r in ratios.items()]
+        print(f"{name:34} {row['useful_tokens_per_second']:>15,.0f} {row['share_of_product_rate']:>11.2f}   "
+              + ("; ".join(texts) if name.startswith("ours") else ""))  # fmt: skip
+        print(f"{'':34} first losses {', '.join(f'{loss:.4f}' for loss in losses[name][:3])}")
     if options.out is not None:
         write_json(
             options.out,
             {
                 "date": time.strftime("%Y-%m-%d"),
-                "what": "tokens per second of training, medians; ratio: ours over transformers.Trainer",
+                "what": "useful tokens per second of training, medians; ratios of single repeats; share of the rate of matrix products",
                 "model": shape or "default 512 x 8, vocabulary 6,400",
                 "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k != "out"},
                 "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

@@ -144,6 +144,14 @@ def load(recipe: str, overrides: list[str] | None = None, data: list[str] | None
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
+        twice = re.search(
+            r"immutable namespace \((.*)\) \((.*)\)", str(error)
+        )  # `phases = []`, and later [[train.phases]]
+        if twice:
+            field = ".".join(re.findall(r"'([^']*)'", twice[1]))
+            raise RecipeError(
+                f"{path}: {field} is there as a value and as a table {twice[2]}; remove the value"
+            ) from None
         raise RecipeError(f"{path}: not valid TOML: {error}; correct that line") from None
     for override in overrides or []:
         _apply_override(table, override)
@@ -325,7 +333,9 @@ def _explain(stage: str, kind: type[Section], item: dict[str, Any]) -> str:
     if sort == "missing":
         return f"{field}: missing; add it to the recipe's [{stage}] table"
     if sort == "value_error":  # raised by our own validators, already in form
-        return f"{field if place else stage}: {context.get('error', item['msg'])}"
+        said = str(context.get("error", item["msg"]))
+        inside = re.match(r"[a-z_][a-z0-9_]*(?=(\.[a-z0-9_]+)*: )", said)  # a field of the table: "phases.1: ..."
+        return f"{field}{'.' if inside and inside[0] in _known_keys(kind, place) else ': '}{said}"
     bounds = {"greater_than": ("gt", "above"), "greater_than_equal": ("ge", "at least"), "less_than": ("lt", "below"),
               "less_than_equal": ("le", "at most")}  # fmt: skip
     if sort in bounds:

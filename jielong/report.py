@@ -69,6 +69,9 @@ EVENT_WORDS = {
     "overflow": Words("float16 overflow", "float16 溢出"),
     "rolled back": Words("went back", "回退"),
     "phase": Words("next phase", "进入下一阶段"),
+    "intervention": Words("by a person", "人工干预"),
+    "replayed": Words("made again", "重做干预"),
+    "refused": Words("not made", "未执行"),
 }
 
 
@@ -301,7 +304,7 @@ def happened(found: Contents) -> Piece:
         words = EVENT_WORDS.get(kind, Words(kind, kind))
         text = str(event.get("text") or "").split("; its text is in")[0]
         rows.append([data(text), exact(step), spoken(words), link(place) if there else NOTHING])
-    en = f"Out of the ordinary: {len(history):,} events" + (
+    en = f"Out of the ordinary: {len(history):,} event{'' if len(history) == 1 else 's'}" + (
         f", the last {EVENTS} of them:" if len(history) > EVENTS else ":"
     )
     zh = f"不寻常的事件：{len(history):,} 件" + (f"，下面是最后 {EVENTS} 件：" if len(history) > EVENTS else "：")

@@ -48,7 +48,8 @@ def _serve(queue: SimpleQueue[Callable[[int], Any]], number: int) -> None:
 def share(work: Callable[[int, int], Any], rows: int, threads: int) -> None:
     """work(begin, end) over all rows, in pieces that `threads` threads take as they come; done when this returns.
 
-    Pieces do not depend on the number of threads. An error of a piece is raised.
+    How many pieces there are depends on the threads: what is found in a row must not depend on its piece. An error of a piece is
+    raised, after all of them were done.
     """
     if threads <= 1 or rows < 2:
         work(0, rows)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 TIMEOUT = datetime.timedelta(hours=1)
+SETTLE_SECONDS = 0.1  # after the last words of a group
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 
@@ -104,6 +106,9 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
+        # a thread of gloo's lets go of what the last words were in when their sender has gone on, and takes Python's lock for it;
+        # DDP and FSDP2 keep those threads beyond the group, and one that does so while Python ends aborts the process
+        time.sleep(SETTLE_SECONDS)
         dist.destroy_process_group()
 
 

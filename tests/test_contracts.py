@@ -34,6 +34,7 @@ GROUND = {
     "world",
     "launch",
     "trackers",
+    "threads",
 }  # files at the root that any stage may import
 TOP = {"__main__", "workflow", "show", "report"}  # files at the root that may import every stage
 APART = {"charts"}  # pure functions, for the ground floor too

@@ -49,6 +49,10 @@ def test_all_problems_at_once() -> None:
     ("text", "message"),
     [
         ("[data", "not valid TOML"),
+        (
+            "[train]\nphases = []\n[[train.phases]]\nshare = 1.0",
+            r"train\.phases is there as a value and as a table at line 3",
+        ),
         ("name = 'a/b'", "name: must name a folder, got 'a/b'"),
         ("", "recipe: names no stage"),
         ("[data]\nsources = []", "data.sources: too short, got \\[\\]; must have at least 1 item"),

@@ -301,6 +301,10 @@ def test_what_was_out_of_the_ordinary_is_listed(full: Run) -> None:
     assert 'href="train/spikes/step-00000007.jsonl"' in html and "loss is nan &lt;b&gt;" in html
     assert "42 events, the last 30 of them" in html and "halved at 11<" not in html and "halved at 12<" in html
     assert "回退" in html and "该步未采用" in html
+    by_hand = {"step": 3, "event": "intervention", "text": "learning-rate times 0.5, by a person"}
+    (folder / "history.jsonl").write_bytes(orjson.dumps(by_hand) + b"\n")
+    html = write_report(full).read_text(encoding="utf-8")
+    assert "Out of the ordinary: 1 event:" in html and "人工干预" in html
 
 
 def test_only_null_losses(tmp_path: Path) -> None:

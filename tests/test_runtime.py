@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import ctypes
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from jielong import runtime
 from jielong.errors import RecipeError
-from jielong.runtime import choose_device, choose_precision, random_state, restore_random_state
+from jielong.runtime import choose_device, choose_precision, keep_freed_memory, random_state, restore_random_state
 
 CPU = torch.device("cpu")
 
@@ -70,3 +75,39 @@ def test_random_state_comes_back() -> None:
     first = torch.rand(5)
     restore_random_state(state, CPU)
     assert torch.equal(torch.rand(5), first)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_kept() -> None:
+    """32 MB more or less in memory after they were freed."""
+    code = """
+from pathlib import Path
+from jielong.runtime import keep_freed_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+
+def left():
+    before = resident()
+    block = bytearray(b"x") * (32 << 20)
+    held = resident() - before
+    del block
+    return held, resident() - before
+
+print(*left())
+keep_freed_memory()
+print(*left())
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    (usual_held, usual_left), (held, kept) = ([int(x) for x in line.split()] for line in out.splitlines())
+    assert usual_held >= 30 and usual_left < 10
+    assert held >= 30 and kept >= 30
+
+
+@pytest.mark.parametrize("error", [OSError, AttributeError])
+def test_another_c_library_keeps_its_habits(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    def refuse(name: None) -> None:
+        raise error("no mallopt")
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    keep_freed_memory()

@@ -1,9 +1,12 @@
-"""Threads that are kept: all numbers are called, a fork makes new ones, an error in one of them is not its end."""
+"""Threads that are kept: all numbers are called, a fork makes new ones, an error in one of them is not its end. Shared rows."""
 
 import os
 import threading
+from collections import Counter
 
-from jielong.threads import run_together
+import pytest
+
+from jielong.threads import run_together, share
 
 
 def numbers(threads: int) -> dict[int, int]:
@@ -42,3 +45,62 @@ def test_an_error_in_a_thread_is_left_to_the_caller() -> None:
 
     run_together(fail, 2)
     assert called.wait(30) and sorted(numbers(2)) == [0, 1]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("rows", [0, 1, 2, 7, 100])
+def test_every_row_is_done_once(rows: int, threads: int) -> None:
+    done: Counter[int] = Counter()
+    lock = threading.Lock()
+
+    def work(begin: int, end: int) -> None:
+        with lock:
+            done.update(range(begin, end))
+
+    share(work, rows, threads)
+    assert done == Counter(range(rows))
+
+
+def test_rows_are_shared_by_threads() -> None:
+    """Two pieces that wait for each other."""
+    both, met = threading.Barrier(2, timeout=30), threading.Event()
+
+    def work(begin: int, end: int) -> None:
+        if not met.is_set():
+            both.wait()
+            met.set()
+
+    share(work, 2, 2)
+    assert met.is_set()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_of_a_piece_is_raised_when_all_are_done(threads: int, error: type[BaseException]) -> None:
+    done: list[int] = []
+
+    def work(begin: int, end: int) -> None:
+        if begin <= 5 < end:
+            raise error("row 5")
+        done.extend(range(begin, end))
+
+    with pytest.raises(error, match="row 5"):
+        share(work, 12, threads)
+    assert sorted(done) == ([] if threads == 1 else [row for row in range(12) if row != 5])
+    assert sorted(numbers(3)) == [0, 1, 2]  # nobody died of it
+
+
+def test_sharing_inside_of_a_piece_and_from_two_threads_at_once() -> None:
+    done: list[int] = []
+
+    def work(begin: int, end: int) -> None:
+        for row in range(begin, end):
+            share(lambda first, last, row=row: done.extend(range(10 * row + first, 10 * row + last)), 10, 3)  # type: ignore[misc]
+
+    others = [threading.Thread(target=share, args=(work, 8, 3), daemon=True) for _ in range(2)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join(60)
+    assert not any(other.is_alive() for other in others), "a deadlock"
+    assert sorted(done) == sorted([*range(80), *range(80)])

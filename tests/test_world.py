@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import time
 from typing import Any
 
 import pytest
@@ -100,8 +101,10 @@ def test_each_process_has_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -
 
 
 def conversation() -> dict[str, Any]:
-    """All that two processes can tell each other."""
-    ours = this_world()
+    """All that two processes can tell each other; and what is waited for at the end, while the group is there."""
+    ours, waited = this_world(), list[tuple[float, bool]]()
+    sleep = time.sleep
+    time.sleep = lambda seconds: waited.append((seconds, torch.distributed.is_initialized()))  # type: ignore[assignment]
     with joined(ours, CPU), joined(ours, CPU):  # the second finds the group there
         mine = torch.tensor([1.0, 10.0]) * (ours.rank + 1)
         long = "字" * 100_000
@@ -116,7 +119,8 @@ def conversation() -> dict[str, Any]:
         }
         wait(ours)
         assert torch.distributed.is_initialized()
-    assert not torch.distributed.is_initialized()
+    time.sleep = sleep
+    assert not torch.distributed.is_initialized() and waited == [(world.SETTLE_SECONDS, True)]
     return found
 
 

@@ -10,19 +10,19 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numba
 
 
-def kernel(function: Any, fastmath: Any = False) -> Any:
+def kernel(function: Any, fastmath: bool | set[str] = False) -> Any:
     """Compile a function of arrays and numbers: machine code, without the interpreter's lock, exact arithmetic.
 
     fastmath: which of LLVM's liberties are taken, {"reassoc"} for sums in another order; a division by zero is then infinite, no
     error, whose branch would keep a loop from being vectorised.
     """
     kept = _can_be_kept(Path(function.__code__.co_filename).parent)
-    errors = "numpy" if fastmath else "python"
+    errors: Literal["numpy", "python"] = "numpy" if fastmath else "python"
     return numba.njit(cache=kept, nogil=True, fastmath=fastmath, error_model=errors)(function)
 
 

@@ -290,7 +290,8 @@ def attend(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, sight: Sight, kind: K
         kernel = "sdpa"
     if kernel == "tiles":
         length = q_BHTD.shape[2]
-        if sight.plain and sight.padding_B is None and length == k_BGSD.shape[2]:
+        packed = sight.plain and sight.padding_B is None and length == k_BGSD.shape[2]
+        if packed and not torch.compiler.is_compiling():
             return tiled_attention(q_BHTD, k_BGSD, v_BGSD, sight.tiles(len(q_BHTD), kind.window))
         kernel = "sdpa"
     if kernel == "varlen":

@@ -24,11 +24,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from jielong.model import fused
 from jielong.model import fused_kernels as kernels
 
 IGNORE = -100  # a label that is not counted, as in torch and transformers
+TYPES = (torch.float32, torch.bfloat16, torch.float16)  # of logits
+ENLARGED = 1024.0  # times this, gradients of logits do not vanish in float16, whose smallest number is 6e-8
 LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}  # of a piece, at most: 16 and 256 MB in float32
 
 
@@ -49,18 +52,20 @@ class OutputLayer(nn.Linear):
         """
         if labels_N is None:
             return super().forward(x)
-        if self.weight.device.type not in LOGITS:
-            return plain_losses(super().forward(x), labels_N, z_loss)
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        if kind not in LOGITS or dtype not in TYPES or torch.compiler.is_compiling():
+            return plain_losses(super().forward(x), labels_N, z_loss)
         both: Tensor
-        both, of_z = _LossesInPieces.apply(x, self.weight, labels_N, z_loss, dtype, piece(kind, len(self.weight)))
+        wanted = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        size = piece(kind, len(self.weight))
+        both, of_z = _LossesInPieces.apply(x, self.weight, labels_N, z_loss, dtype, size, wanted)  # type: ignore[no-untyped-call]  # torch's
         return both - of_z, of_z
 
 
 def piece(device: str, vocabulary: int) -> int:
     """How many tokens are taken at a time, at least 64."""
-    return max(64, LOGITS[device] // vocabulary)
+    return max(64, LOGITS[device] // vocabulary // 64 * 64)
 
 
 def plain_losses(logits_NV: Tensor, labels_N: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
@@ -92,9 +97,15 @@ class _LossesInPieces(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, z_loss: float, dtype: torch.dtype, size: int
+        ctx: Any,
+        x_NC: Tensor,
+        weight_VC: Tensor,
+        labels_N: Tensor,
+        z_loss: float,
+        dtype: torch.dtype,
+        size: int,
+        wanted: bool,  # told, because in here nothing knows of no_grad
     ) -> tuple[Tensor, Tensor]:
-        wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         with torch.autocast(x_NC.device.type, enabled=False):
             labels_N = labels_N.contiguous()
             used_VC = weight_VC.to(dtype)
@@ -105,14 +116,15 @@ class _LossesInPieces(torch.autograd.Function):
             wide_VC = (
                 torch.empty_like(weight_VC, dtype=torch.float32) if half_VC is not None else None
             )  # memory that is new costs more than the sum
-            pieces = -(-len(x_NC) // size)
-            for number in range(pieces):  # even, so that the matrix library meets two sizes at most
-                part = slice(len(x_NC) * number // pieces, len(x_NC) * (number + 1) // pieces)
+            for begin in range(0, len(x_NC), size):
+                part = slice(begin, begin + size)
                 x_nC = x_NC[part].to(dtype)
                 found, d_nV = _piece(x_nC @ used_VC.T, labels_N[part], z_loss, wanted)
                 sums += found
                 if dx_NC is not None and dw_VC is not None:
                     torch.mm(d_nV, used_VC, out=dx_NC[part])
+                    if dtype == torch.float16:
+                        x_nC = x_nC / ENLARGED  # before the sum over tokens, which would not fit
                     if half_VC is None or wide_VC is None:
                         dw_VC.addmm_(d_nV.T, x_nC)
                     else:
@@ -124,15 +136,25 @@ class _LossesInPieces(torch.autograd.Function):
         return sums[0], of_z
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "Trying to backward through the output layer a second time, but its gradients are used up"
+            )
         (dx_NC, dw_VC), (of_x, of_weight) = ctx.gradients, ctx.types
-        ctx.gradients = None  # a second way back through the same graph is an error, as everywhere in torch
-        return dx_NC.mul_(outer[0]).to(of_x), dw_VC.mul_(outer[0]).to(of_weight), None, None, None, None
+        ctx.gradients = None  # they are changed in place
+        times = outer[0] / ENLARGED if dx_NC.dtype == torch.float16 else outer[0]
+        return (dx_NC * times).to(of_x), dw_VC.mul_(outer[0]).to(of_weight), None, None, None, None, None
 
 
 def _piece(logits_nV: Tensor, labels_n: Tensor, z_loss: float, wanted: bool) -> tuple[Tensor, Tensor]:
     """Of some tokens: the two sums, (2,), the first with the second in it; and the gradient of the first, in the logits' type."""
     if fused.usable_in_kernels(logits_nV):
+        vocabulary = logits_nV.shape[1]
+        wrong_n = (labels_n >= vocabulary) | ((labels_n < 0) & (labels_n != IGNORE))
+        if wrong_n.any():  # a kernel would write there
+            raise IndexError(f"Target {int(labels_n[wrong_n][0])} is out of bounds, of {vocabulary}")
         found_n2 = torch.empty(len(logits_nV), 2)
         arrays = fused.array(logits_nV), fused.array(labels_n), np.float32(z_loss), wanted, fused.array(found_n2)
         fused.in_threads(lambda a, b: kernels.cross_entropies(*arrays, a, b), len(logits_nV), logits_nV.numel())
@@ -156,4 +178,6 @@ def _piece(logits_nV: Tensor, labels_n: Tensor, z_loss: float, wanted: bool) -> 
         shares_nV *= 1 + 2 * z_loss * normaliser_n1
     shares_nV.scatter_add_(1, at_n1, torch.full_like(of_label_n1, -1.0))
     shares_nV.masked_fill_(~counted_n[:, None], 0.0)
+    if logits_nV.dtype == torch.float16:
+        shares_nV *= ENLARGED
     return sums, logits_nV.copy_(shares_nV)

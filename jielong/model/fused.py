@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from jielong.model import fused_kernels as kernels
 from jielong.threads import share
@@ -49,6 +50,11 @@ def array(tensor: Tensor) -> Any:
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
+def _copied(weight: Tensor) -> Any:
+    """A vector of weights for a kernel: a copy, since FSDP frees the memory of gathered ones, which torch forbids once numpy saw it."""
+    return weight.detach().float().clone().numpy()
+
+
 def in_threads(work: Callable[[int, int], Any], rows: int, numbers: int) -> None:
     """work(begin, end) over all rows, in torch's number of threads where there is enough to do."""
     share(work, rows, torch.get_num_threads() if numbers >= LEAST else 1)
@@ -56,19 +62,23 @@ def in_threads(work: Callable[[int, int], Any], rows: int, numbers: int) -> None
 
 def norm(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
     """RMSNorm over the last dimension, in `dtype`."""
-    out: Tensor = _Norm.apply(x, weight, epsilon, dtype)
+    out: Tensor = _Norm.apply(x, weight, epsilon, dtype)  # type: ignore[no-untyped-call]  # torch's
     return out
 
 
 def rotated(x_BTHD: Tensor, cos_B1TD: Tensor, sin_B1TD: Tensor) -> Tensor:
-    """`positions.rotate` of heads that are still behind their tokens: (B, H, T, D), in x's type."""
-    out: Tensor = _Rotation.apply(x_BTHD, cos_B1TD, sin_B1TD)
+    """`positions.rotate` of heads that are still behind their tokens: (B, H, T, D), in x's type.
+
+    Angles get no gradients: where they are learned (CLEX) it is not for them.
+    """
+    assert not cos_B1TD.requires_grad and not sin_B1TD.requires_grad
+    out: Tensor = _Rotation.apply(x_BTHD, cos_B1TD, sin_B1TD)  # type: ignore[no-untyped-call]  # torch's
     return out
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up."""
-    out: Tensor = _Gate.apply(gate, up)
+    out: Tensor = _Gate.apply(gate, up)  # type: ignore[no-untyped-call]  # torch's
     return out
 
 
@@ -77,17 +87,18 @@ class _Norm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
         x_RN = x.detach().contiguous().view(-1, x.shape[-1])
         out, scale_R = torch.empty(x_RN.shape, dtype=dtype), torch.empty(len(x_RN))
-        given = (array(x_RN), array(weight.float()), np.float32(epsilon), array(out), array(scale_R))
+        given = (array(x_RN), _copied(weight), np.float32(epsilon), array(out), array(scale_R))
         in_threads(lambda begin, end: kernels.norm_forward(*given, begin, end), len(x_RN), x_RN.numel())
         ctx.save_for_backward(x_RN, weight, scale_R)
         return out.view(x.shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         x_RN, weight, scale_R = ctx.saved_tensors
         shape, given = outer[0].shape, outer[0].contiguous().view(x_RN.shape)
         dx, sums = torch.empty_like(x_RN), torch.zeros(PARTS, x_RN.shape[-1])
-        arrays = (array(x_RN), array(weight.float()), array(scale_R), array(given), array(dx))
+        arrays = (array(x_RN), _copied(weight), array(scale_R), array(given), array(dx))
         parts, rows = array(sums), len(x_RN)
 
         def work(first: int, last: int) -> None:
@@ -110,6 +121,7 @@ class _Rotation(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         given = outer[0].contiguous()
         rows, heads, length, size = given.shape
@@ -130,6 +142,7 @@ class _Gate(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
         given = outer[0].contiguous()

@@ -1,28 +1,35 @@
 """How much memory training and inference take: pure arithmetic, no torch.
 
-A training step has its highest point at one of a few moments, and which one depends on the shape: at the end of the forward
-pass (long rows in plain attention), at the start of the backward pass (large vocabularies), on the way back, when the
-activations of the layers below and the gradients of those above are there together (large models on few tokens), at its end
-(the embedding's gradient), or in the optimizer's step (one small row). So the step is replayed, moment by moment, with the
-bytes alive at each: `Training.moments`, of which the largest counts. What is counted is what our engine does:
+A training step has its highest point at one of a few moments, and which one depends on the shape: in attention (long rows), at
+the end of the forward pass (large vocabularies), on the way back, when the activations of the layers below and the gradients of
+those above are there together (large models on few tokens), at its end (the embedding's gradient), or in the optimizer's step
+(one small row). So the step is replayed, moment by moment, with the bytes alive at each: `Training.moments`, of which the largest
+counts. What is counted is what our engine does:
 
     weights, gradients   float32, 4 bytes each; gradients are gone after a step
     optimizer            AdamW, two moments in float32, 8 bytes a weight; others: memory_of_optimizers.py
-    low precision        under autocast every matrix has a half-precision copy, 2 bytes a weight, from the forward pass, where
-                         it is made and cached, to its layer's backward pass, which still needs it
+    low precision        under autocast every matrix of the layers has a half-precision copy, 2 bytes a weight, from the forward
+                         pass, where it is made and cached, to its layer's backward pass, which still needs it
     activations          what autograd keeps of each layer, one line each in `_attention` and `_feed_forward`
-    logits               cross-entropy in float32: log-probabilities (N, V) are kept, and at the start of the backward pass
-                         two gradients of their size stand beside them, 12 bytes a logit in all, in any precision
+    losses               made a piece of the tokens at a time (cross_entropy.py): two pieces of logits at most, and from then on
+                         the gradients of the last norm's result and of the output layer, which in half precision also has two
+                         half-precision copies and one float32 copy of its size meanwhile
 
-Under autocast the residual stream stays in float32, as do norms and rotation; what projections read and write is half as
-large. The CPU differs from CUDA: its norm is not fused and keeps the normalised values too, and its attention runs in
-float32 with a float mask that all layers share. torch.compile fuses and recomputes; its memory is not modelled and is less.
-attention_dropout is predicted up to 13 % too high from 1,024 tokens a row on.
+Under autocast the residual stream stays in float32, as does what norms compute; what projections read and write is half as
+large. On the CPU norms, rotations and gates go by kernels that keep their inputs alone (fused.py), and attention by tiles
+(tiles.py): q, k, v and what the output projection reads are kept, and the scores of two tiles are alive at a time, on the way
+back of one twice and of the one before. Tiles leave out what belongs to other documents; predicted is a row of one document,
+which takes the most. Where attention has many narrow heads, two documents a row took up to 9 % less (16 heads of 16); else the
+peak is elsewhere. torch's own attention on the CPU runs in float32 with a float mask that all layers share. Of plain ways CUDA's
+norms keep less than the CPU's. torch.compile fuses and recomputes; its memory is not modelled and is less, but for the losses,
+which are then made of all logits at once, 12 bytes a logit in float32.
 
 Checked against the measured bytes of tensors (`train/peaks.py`) over shapes, precisions, kernels and experts in
-tests/model/test_memory.py, within 10 %; benchmarks/memory.py has the table (on the CPU 0.4 % at most). The CUDA branches are
-read off the kernels' signatures and have tests marked gpu, but were not yet run on a card. What a process takes beyond its tensors (the CUDA
-context, the gaps of the allocator) is the matter of `Device.usable`.
+tests/model/test_memory.py. At the peak, on the CPU: 0.3 % at most in float32 and 2 % in half precision, where oneDNN's products
+take a scratch of their own from torch, which depends on the machine and is not predicted (a few hundred kB); with
+attention_dropout, talking heads and soft caps 3 %. The CUDA branches are read off the kernels' signatures and have tests
+marked gpu, but were not yet run on a card. What a process takes beyond its tensors (the CUDA context, the gaps of the
+allocator) is the matter of `Device.usable`.
 
 Shapes: N tokens of a micro-batch, B rows of T, C hidden_size, V vocabulary, Q = H x D and K = G x D numbers of queries and
 of keys, I feed-forward width, E experts.
@@ -31,6 +38,7 @@ of keys, I feed-forward width, E experts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from jielong.model.config import Config
 from jielong.model.cost import (
@@ -44,6 +52,8 @@ from jielong.model.memory_of_optimizers import optimizer_memory
 
 FLOAT, HALF = 4, 2  # bytes
 MIB = 1 << 20
+TILE = 128  # queries: that of tiles.py
+LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}  # of a piece, at most: those of cross_entropy.py
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,8 @@ class Work:
         8  # of a CUDA device, its first number; 9: experts by one grouped product, below 8: no flex, no varlen
     )
 
+    compiled: bool = False  # by torch.compile: the CPU's kernels are not used, and the logits are whole
+
     @property
     def tokens(self) -> int:
         return self.rows * self.length
@@ -74,6 +86,19 @@ class Work:
         """Bytes of a number that a projection reads or writes."""
         return FLOAT if self.precision in ("float32", "tf32") else HALF
 
+    @property
+    def fused(self) -> bool:
+        """Whether norms, rotations, gates and losses go by the kernels of fused.py."""
+        return self.device == "cpu" and self.precision != "float16" and not self.compiled
+
+
+class Way(NamedTuple):
+    """A moment on the way back through a part of a block, in bytes."""
+
+    besides: int  # gradients of activations, less what is gone already of what the part has saved
+    made: int  # gradients of its weights that are finished: with earlier ones there, they were added to these
+    making: int = 0  # the gradient of a weight before it is
+
 
 @dataclass(frozen=True)
 class Part:
@@ -81,9 +106,8 @@ class Part:
 
     saved: int  # what autograd keeps from its forward to its backward pass
     forward: int  # the most besides, while it is computed
-    backward: int  # the most besides, on the way back
+    backward: tuple[Way, ...]  # where it may be the most, on the way back
     gradients: int  # of all its weights
-    largest: int  # of its largest weight
     cast: int  # half-precision copies of its weights, if there are any; in `saved` too
 
 
@@ -127,12 +151,35 @@ def attention_kernel(config: Config, work: Work) -> str:
         if config.attention in ("auto", "varlen", "flex"):
             plain = bare and not work.document_mask and config.sliding_window is None
             return "sdpa" if plain and not config.shifted_attention else "flex"
+    tiled = config.attention in ("auto", "varlen", "tiles") and work.device == "cpu" and bare and not work.compiled
+    if tiled and not config.attention_dropout:
+        return "tiles"
     return "eager" if config.attn_logit_softcapping else "sdpa"
 
 
-def _norm(numbers: int, work: Work, result: int) -> int:
-    """What an RMSNorm of so many numbers keeps besides its input: normalised values (CPU), and its result for its reader."""
-    return numbers * (result + (FLOAT if work.device == "cpu" else 0))
+def _norm(rows: int, width: int, work: Work, result: int) -> int:
+    """What an RMSNorm keeps besides its input: its result for its reader; a scale a row, or on the CPU without kernels normalised values."""
+    if work.fused:
+        return rows * (width * result + FLOAT)
+    return rows * width * (result + (FLOAT if work.device == "cpu" else 0))
+
+
+def _tiles(work: Work, heads: int, groups: int, size: int, span: int, window: int | None) -> tuple[int, int]:
+    """The most that attention by tiles takes for one of them, (forward, backward), where a row of `span` is one document.
+
+    Scores, queries, keys and values of the tile, and the scores of the tile before; backward has the weights and their gradients.
+    """
+    rows, item = work.tokens // span, FLOAT if work.precision == "float16" else work.item
+    found, before = [(0, 0)], 0
+    for begin in range(0, span, TILE):
+        end = min(begin + TILE, span)
+        keys = end - max(0, begin - (window or span) + 1) // TILE * TILE
+        scores, queries = rows * heads * (end - begin) * keys, rows * heads * (end - begin) * size
+        cut = 2 * rows * groups * keys * size if keys < span else 0  # a copy, but where they are all
+        more = before + queries + cut
+        found.append((item * (scores + more), item * (2 * scores + more + queries)))
+        before = scores
+    return max(forward for forward, _ in found), max(backward for _, backward in found)
 
 
 def _attention(config: Config, work: Work, layer: int) -> Part:
@@ -140,15 +187,19 @@ def _attention(config: Config, work: Work, layer: int) -> Part:
     tokens, item, size = work.tokens, work.item, config.size_of_head
     wide, narrow = tokens * config.num_attention_heads * size, tokens * config.num_key_value_heads * size  # N Q, N K
     stream = FLOAT * tokens * config.hidden_size
-    saved = stream + _norm(tokens * config.hidden_size, work, item)
-    if config.qk_norm:  # reads its input as float32; its result is rotated or cast, which keeps nothing
-        saved += FLOAT * (wide + narrow) + _norm(wide + narrow, work, 0)
+    saved = stream + _norm(tokens, config.hidden_size, work, item)
+    if (
+        config.qk_norm
+    ):  # reads its input as float32, kernels as it is; its result is rotated or cast, which keeps nothing
+        saved += (item if work.fused else FLOAT) * (wide + narrow) + _norm((wide + narrow) // size, size, work, 0)
     kernel = attention_kernel(config, work)
-    inner = FLOAT if work.device == "cpu" or kernel == "eager" else item  # bytes of a number inside the kernel
+    # bytes of a number inside the kernel
+    inner = FLOAT if kernel == "eager" or (work.device == "cpu" and kernel != "tiles") else item
     span, keys = work.length, narrow
     if config.shifted_attention is not None and span > config.shifted_attention:
         span, keys = config.shifted_attention, wide  # groups are rows, heads are spread
-        saved += item * wide if item == inner else 0  # the halves put together again, where nothing casts them
+        # the halves put together again, where nothing casts them
+        saved += item * wide if item == inner and kernel != "tiles" else 0
     masked = work.document_mask or span < work.length or (config.window(layer) or span) < span
     scores = tokens * config.num_attention_heads * span  # B H T T
     forward = backward = 0
@@ -165,6 +216,23 @@ def _attention(config: Config, work: Work, layer: int) -> Part:
         saved += FLOAT * kept * scores + cast + tokens * span  # and the mask
         backward = 2 * FLOAT * scores - cast
         forward = backward + (FLOAT * scores if config.talking_heads else 0)
+        if config.talking_heads and work.rows == 1:  # as mixing makes no copy on the way back either
+            once = FLOAT * scores
+            forward, backward = (forward - once, backward) if cast else (forward - 2 * once, backward - once)
+        if config.attention_dropout and not cast and not config.talking_heads:
+            backward -= FLOAT * scores  # what dropout left is gone by then
+            forward = FLOAT * scores if kernel == "eager" else 0
+    elif kernel == "tiles":
+        saved += item * (2 * wide + 2 * keys)  # q, k, v, and what the output projection reads
+        halves = 1 if span == work.length else 2
+        groups = config.num_key_value_heads if span == work.length else config.num_attention_heads // 2
+        window = config.window(layer)
+        forward, backward = _tiles(work, config.num_attention_heads // halves, groups, size, span, window)
+        forward += item * (wide + 2 * narrow)  # what the projections gave
+        forward += item * 2 * wide if halves == 2 else 0  # keys and values spread over the heads
+        backward += (
+            item * wide + 2 * FLOAT * keys // halves
+        )  # gradients: of the result and of q, k, v, less what is gone
     else:
         if kernel == "sdpa" and work.device == "cuda" and masked:
             keys = wide  # spread over the heads: no kernel that saves memory takes a mask and groups together
@@ -174,22 +242,31 @@ def _attention(config: Config, work: Work, layer: int) -> Part:
         saved += item * wide  # what the output projection reads
     matrices = attention_parameters(config)
     cast = HALF * matrices if item == HALF else 0
-    largest = FLOAT * config.hidden_size * config.num_attention_heads * size
-    return Part(saved + cast, forward, backward + stream, FLOAT * matrices, largest, cast)
+    last = (
+        config.hidden_size * config.num_attention_heads * size
+    )  # weights of the output projection, whose gradient is first
+    copy = HALF * last if cast else 0
+    narrowed = stream // 2 + copy if cast else 0
+    first = Way(stream + narrowed + item * wide, 0, FLOAT * last)
+    ways = (first, Way(stream + backward - copy, FLOAT * last))
+    return Part(saved + cast, forward, ways, FLOAT * matrices, cast)
 
 
 def _feed_forward(config: Config, work: Work, layer: int) -> Part:
     """One layer's second norm and feed-forward part, dense or with experts."""
     tokens, item, width = work.tokens, work.item, config.hidden_size
     stream = FLOAT * tokens * width
-    saved = stream + _norm(tokens * width, work, item)
+    saved = stream + _norm(tokens, width, work, item)
     matrices = feed_forward_parameters(config, layer)
+    kept = 3 if work.fused else 4  # gate, up, their product; silu of gate
     if not config.is_sparse(layer):
         inner = tokens * config.feed_forward_size
-        saved += item * 4 * inner  # gate, its silu, up, their product
-        largest = FLOAT * width * config.feed_forward_size
+        saved += item * kept * inner
         cast = HALF * matrices if item == HALF else 0
-        return Part(saved + cast, 0, 2 * item * inner + stream, FLOAT * matrices, largest, cast)
+        narrowed = stream // 2 + cast // 3 if cast else 0
+        down = Way(stream + narrowed + item * inner, 0, FLOAT * matrices // 3)
+        ways: tuple[Way, ...] = (down, Way(stream + 2 * item * inner - cast // 3, FLOAT * matrices // 3))
+        return Part(saved + cast, 0, ways, FLOAT * matrices, cast)
     assert config.num_experts is not None
     experts, choices = config.num_experts, tokens * config.num_experts_per_tok
     inner = choices * config.expert_size
@@ -198,16 +275,22 @@ def _feed_forward(config: Config, work: Work, layer: int) -> Part:
     saved += 6 * 8 * choices  # which experts, in which order, with which weights
     saved += item * 2 * choices * width  # rows sorted by expert, and put back into order
     saved += item * 4 * inner  # gate and up, silu, their product
-    cast = 0
-    if config.shared_expert_intermediate_size is not None:
-        saved += item * tokens * (4 * config.shared_expert_intermediate_size + width)
+    cast = gone = beside = 0
+    if config.shared_expert_intermediate_size is not None:  # on the way back it is first
+        gone = item * tokens * (kept * config.shared_expert_intermediate_size + width)
         cast = 3 * width * config.shared_expert_intermediate_size + width
+        saved, beside = saved + gone, FLOAT * cast
     if work.device == "cuda" and work.capability == 9:  # one grouped product of all; else each is cast at its turn
         cast = matrices - experts * width
     cast *= HALF if item == HALF else 0
-    largest = FLOAT * experts * 2 * config.expert_size * width
-    backward = item * 2 * (inner + choices * width) + stream
-    return Part(saved + cast, 2 * item * choices * width, backward, FLOAT * matrices, largest, cast)
+    row, one = item * choices * width, FLOAT * experts * config.expert_size * width  # gradient of the down projections
+    stream += item * tokens * width - gone  # of the norm's result too
+    ways = (
+        Way(stream + item * inner, beside, one),
+        Way(stream + 2 * item * inner - row, beside + one),
+        Way(stream - 2 * item * inner, beside + one, 2 * one),
+    )
+    return Part(saved + cast, 2 * row, ways, FLOAT * matrices, cast)
 
 
 def _shared(config: Config, work: Work) -> tuple[int, int]:
@@ -217,6 +300,9 @@ def _shared(config: Config, work: Work) -> tuple[int, int]:
     if config.position == "rope":
         kept += 2 * FLOAT * config.size_of_head * (tokens if work.document_mask else work.length)  # cos and sin
     kernel = attention_kernel(config, work)
+    if kernel == "tiles":  # the first key that each query sees
+        windows = {config.window(layer) for layer in range(config.num_hidden_layers)}
+        return kept + 8 * tokens * (2 if config.shifted_attention is not None else len(windows)), passing
     if kernel not in ("sdpa", "eager"):
         return kept, passing
     inner = FLOAT if work.device == "cpu" else work.item  # of what sdpa adds to the scores, made once for all layers
@@ -242,11 +328,10 @@ def training_memory(config: Config, work: Work, optimizer: str = "adamw", averag
     weights = FLOAT * parameters(config)
     table = FLOAT * config.vocabulary * width  # the embedding, or the output layer
     kept, gradients = optimizer_memory(config, optimizer, averaged, work.device), weights
-    stream, logits = FLOAT * tokens * width, tokens * config.vocabulary
+    stream = FLOAT * tokens * width
     layers = range(config.num_hidden_layers)
     parts = [part for n in layers for part in (_attention(config, work, n), _feed_forward(config, work, n))]
-    copy = table // 2 if item == HALF else 0  # the output layer's
-    head = stream + _norm(tokens * width, work, item) + copy
+    end = _end(config, work)
     shared, passing = _shared(config, work)
     always = weights + kept.state + (gradients if work.accumulates else 0) + shared + work.workspace
     saved = sum(part.saved for part in parts)
@@ -260,24 +345,63 @@ def training_memory(config: Config, work: Work, optimizer: str = "adamw", averag
     for part in parts:
         below += part.saved
         moment("forward, a layer", always + passing + below + part.forward)
-    moment("forward, the loss", always + saved + head + logits * (2 * FLOAT + (HALF if item == HALF else 0)))
-    moment("backward, the loss", always + saved + head + logits * 3 * FLOAT)
-    product = max(2 * copy + logits * item, copy + table) if copy else table + logits * item
-    moment("backward, the output layer", always + saved + head - copy + product + stream)
+    for name, size in end.moments.items():
+        moment(name, always + saved + size)
     # the output layer's gradient waits for the embedding's when they are one weight; else it is added to what is there
     made = table if config.tie_word_embeddings or not work.accumulates else 0
     for part in reversed(parts):
-        fresh = part.largest if work.accumulates else 0  # before it is added to what is there
-        moment("backward, a layer", always + below + made + part.backward + fresh)
+        for way in part.backward:
+            fresh = way.making + (0 if work.accumulates else way.made)
+            moment("backward, a layer", always + below + made + way.besides + fresh)
         below -= part.saved
         made += 0 if work.accumulates else part.gradients
-    # two gradients of one weight are added: in place where a cast made the first of them, else a third takes the sum
-    summed = table if config.tie_word_embeddings and not copy else 0
+    # two gradients of one weight are added: in place where the first is nobody else's, else a third takes the sum
+    summed = table if work.compiled and config.tie_word_embeddings and item == FLOAT else 0
     moment("backward, the embedding", always + made + table + summed + stream)
-    moment("step, the optimizer", weights + kept.state + gradients + kept.working + work.workspace)
-    low = sum(part.cast for part in parts) + copy
-    activations = saved + head - low + shared
-    return Training(weights, gradients, kept.state, low, activations, logits * 3 * FLOAT, moments)
+    held = (
+        shared if work.device == "cpu" and attention_kernel(config, work) == "tiles" else 0
+    )  # until the losses are dropped
+    moment("step, the optimizer", weights + kept.state + gradients + kept.working + held + work.workspace)
+    low = sum(part.cast for part in parts) + end.cast
+    activations = saved + end.saved + shared - low
+    return Training(weights, gradients, kept.state, low, activations, end.logits, moments)
+
+
+class _End(NamedTuple):
+    """The last norm, the output layer and the losses, in bytes."""
+
+    saved: int  # until the way back begins; not gradients of weights
+    cast: int  # of it: the weights' half-precision copy
+    logits: int  # the most, with what is made of them
+    moments: dict[str, int]  # besides what the layers have saved
+
+
+def _end(config: Config, work: Work) -> _End:
+    """In pieces (cross_entropy.py), or with all logits at once where it is compiled."""
+    tokens, item, vocabulary = work.tokens, work.item, config.vocabulary
+    table, stream = FLOAT * vocabulary * config.hidden_size, FLOAT * tokens * config.hidden_size
+    normed, half = item * tokens * config.hidden_size, item == HALF
+    saved = stream + _norm(tokens, config.hidden_size, work, 0) + normed
+    if work.compiled:
+        copy, logits = table // 2 if half else 0, tokens * vocabulary
+        saved += copy
+        product = max(2 * copy + logits * item, copy + table) if half else table + logits * item
+        return _End(saved, copy, logits * 3 * FLOAT, {
+            "forward, the loss": saved + logits * (2 * FLOAT + (HALF if half else 0)),
+            "backward, the loss": saved + logits * 3 * FLOAT,
+            "backward, the output layer": saved - copy + product + stream,
+        })  # fmt: skip
+    size = max(64, LOGITS[work.device] // vocabulary // 64 * 64)
+    piece, before = min(size, tokens), min(size, max(0, tokens - size))  # that before it is still there
+    logits = vocabulary * (
+        item * (piece + before) + (0 if work.fused else FLOAT * piece)
+    )  # softmax, where no kernel does it
+    # saved is the gradient of what the norm gave, and no longer that itself; with the output layer's, which is finished. In half
+    # precision that takes the weight, the gradient of a piece, and that in float32
+    loss = saved + table + normed + logits + (2 * table if half else 0)
+    return _End(
+        saved, 0, logits, {"forward, the loss": loss, "backward, the last norm": saved + table + normed + stream}
+    )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from jielong.model import fused
 from jielong.model import fused_kernels as kernels
@@ -38,7 +39,6 @@ class Tile(NamedTuple):
     earliest: Tensor  # (rows, queries), int64: the first key that each query sees, counted from `first`
 
 
-@torch.compiler.disable  # it looks at numbers, and what is compiled is better without it
 def tiles(documents_BT: Tensor | None, rows: int, length: int, window: int | None) -> list[Tile]:
     """All tiles of packed rows. documents_BT: number of each token's document; None: a row is one. window: keys a query sees at most."""
     places_T = torch.arange(length)
@@ -62,18 +62,17 @@ def tiles(documents_BT: Tensor | None, rows: int, length: int, window: int | Non
     return found
 
 
-@torch.compiler.disable
 def tiled_attention(q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, plan: list[Tile]) -> Tensor:
     """softmax(q k^T / sqrt(D)) v over what the tiles show: (B, H, T, D), in v's type."""
     with torch.autocast("cpu", enabled=False):
-        out: Tensor = _Tiled.apply(q_BHTD, k_BGTD, v_BGTD, plan)
+        out: Tensor = _Tiled.apply(q_BHTD, k_BGTD, v_BGTD, plan)  # type: ignore[no-untyped-call]  # torch's
     return out
 
 
 class _Tiled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, plan: list[Tile]) -> Tensor:
-        rows, heads, length, size = q_BHTD.shape
+        rows, _, length, size = q_BHTD.shape
         dtype = torch.bfloat16 if v_BGTD.dtype == torch.bfloat16 else torch.float32
         q = q_BHTD.to(dtype).reshape(rows, k_BGTD.shape[1], -1, length, size)
         k, v = k_BGTD.to(dtype).contiguous(), v_BGTD.to(dtype).contiguous()
@@ -88,21 +87,23 @@ class _Tiled(torch.autograd.Function):
         return out.view(q_BHTD.shape).to(v_BGTD.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
         given = outer[0].to(q.dtype).reshape(q.shape)
         dq, dk, dv = torch.empty_like(q), torch.zeros(k.shape), torch.zeros(v.shape)
-        for tile in ctx.plan:
-            q_t, k_t, v_t = _parts(q, k, v, tile)
-            given_t = _queries(given, tile)
-            weights = _weights(q_t, k_t, tile)
-            keys = (tile.rows, slice(None), slice(tile.first, tile.end))
-            dv[keys] += torch.bmm(weights.transpose(1, 2), given_t).view(dv[keys].shape)
-            d_weights = torch.bmm(given_t, v_t.transpose(1, 2))
-            d_scores = _softened_backward(weights, d_weights, tile, 1 / math.sqrt(q.shape[-1]))
-            into = dq[tile.rows, :, :, tile.begin : tile.end]
-            into.copy_(torch.bmm(d_scores, k_t).view(into.shape))
-            dk[keys] += torch.bmm(d_scores.transpose(1, 2), q_t).view(dk[keys].shape)
+        with torch.autocast("cpu", enabled=False):  # it may be called inside of one
+            for tile in ctx.plan:
+                q_t, k_t, v_t = _parts(q, k, v, tile)
+                given_t = _queries(given, tile)
+                weights = _weights(q_t, k_t, tile)
+                keys = (tile.rows, slice(None), slice(tile.first, tile.end))
+                dv[keys] += torch.bmm(weights.transpose(1, 2), given_t).view(dv[keys].shape)
+                d_weights = torch.bmm(given_t, v_t.transpose(1, 2))
+                d_scores = _softened_backward(weights, d_weights, tile, 1 / math.sqrt(q.shape[-1]))
+                into = dq[tile.rows, :, :, tile.begin : tile.end]
+                into.copy_(torch.bmm(d_scores, k_t).view(into.shape))
+                dk[keys] += torch.bmm(d_scores.transpose(1, 2), q_t).view(dk[keys].shape)
         of_q, of_k, of_v = ctx.types
         return dq.flatten(1, 2).to(of_q), dk.to(of_k), dv.to(of_v), None
 

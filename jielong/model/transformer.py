@@ -190,7 +190,7 @@ def _turned(x_BTHD: Tensor, angles: Angles | None, kernel: str) -> Tensor:
     """Heads before their tokens, rotated where there are angles: (B, H, T, D). float32 but for the kernel that rounds them anyway."""
     if angles is None:
         return x_BTHD.transpose(1, 2)
-    if kernel == "tiles" and fused.usable(x_BTHD):
+    if kernel == "tiles" and fused.usable(x_BTHD) and not angles[0].requires_grad:
         return fused.rotated(x_BTHD, *angles)
     return rotate(x_BTHD.transpose(1, 2), *angles)
 

@@ -214,10 +214,15 @@ def check_processes(train: Config, longest: int, processes: int) -> None:
 def check_together(sections: dict[str, Section]) -> list[str]:
     """Rows must fit the model, steps must be whole rows, and the stages before must be there."""
     from jielong.model.config import Config as ModelConfig
+    from jielong.train.optimizers.checks import check_engine_of
 
     train, model = sections["train"], sections.get("model")
     assert isinstance(train, Config)
     problems = _unknown_sources(train, sections.get("data"))
+    try:
+        check_engine_of(train)
+    except RecipeError as error:
+        problems.append(str(error))
     problems += [
         f"train: needs the stage {stage}; add a [{stage}] table" for stage in ("model",) if stage not in sections
     ]

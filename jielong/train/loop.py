@@ -207,8 +207,10 @@ class Steps:
             save(self.job, self.engine, at, keeper, log)
             self._saved_at = time.monotonic()
             if listener.save:
-                keeper.settle()
-                listener.saved(keeper.folder / checkpoints.name_of(at.step))
+                try:
+                    (keeper.wait if last or stopping else keeper.settle)()  # at its end a run does not bear a full disk
+                finally:
+                    listener.saved(keeper.folder / checkpoints.name_of(at.step))
             listener.say("paused" if listener.paused else "running")
         elif keeper.done():
             keeper.settle()  # a disk that is full is said now, not at the next checkpoint
@@ -233,6 +235,12 @@ def resume(job: Job, engine: Engine) -> Position:
         trainer = checkpoints.read_state(newest)
         if trainer["fingerprint"] != job.fingerprint:
             raise CheckpointError(f"{newest}: belongs to another recipe; move the folder {job.folder} away")
+        total = trainer.get("total_steps", job.plan.total_steps)
+        if total != job.plan.total_steps:  # a batch ramp is rounded to rows that the processes can divide
+            raise CheckpointError(
+                f"{newest}: was written in a run of {total} steps, got a plan of {job.plan.total_steps}; the batch ramp differs with "
+                "the number of processes; go on with the number that it was begun with"
+            )
         put_into(job, engine, 0, job.plan.behind(trainer["step"]).phase)
         snapshot = checkpoints.read_snapshot(newest, trainer, weights=False)
         engine.load(snapshot, weights=bool(snapshot.weights))  # where the model that was loaded is an average of them
@@ -250,7 +258,12 @@ def resume(job: Job, engine: Engine) -> Position:
         at.validation = _measured(trainer.get("validation"))
         at.validated_step = trainer.get("validated_step", -1)
     at.steering = Steering(**(trainer.get("steering") or {}))
-    at.steering.take_up(told(engine.world, made_by_hand(job.folder) if engine.world.first else None))
+    rows = told(engine.world, made_by_hand(job.folder) if engine.world.first else None)
+    if (
+        newest is None
+    ):  # begun anew, in the folder of another: commands are taken between steps, and a checkpoint is before those
+        at.steering.number = max((row["number"] for row in rows), default=0)
+    at.steering.take_up(rows)
     return at
 
 
@@ -258,7 +271,8 @@ def state_of(job: Job, at: Position) -> dict[str, Any]:
     """What a checkpoint says of the run, beside what the engine gives."""
     return {"loader": at.loader.state.to_json(), "fingerprint": job.fingerprint, "seconds": at.seconds,
             "loss": at.loss, "validation": at.validation, "validated_step": at.validated_step,
-            "guard": at.guard.state.to_json(), "steering": at.steering.to_json()}  # fmt: skip
+            "guard": at.guard.state.to_json(), "steering": at.steering.to_json(),
+            "total_steps": job.plan.total_steps}  # fmt: skip
 
 
 def save(job: Job, engine: Engine, at: Position, keeper: Keeper, log: Logbook) -> None:

@@ -70,7 +70,7 @@ def _memory(report: Report) -> Table:
         "gradients": "float32, gone after a step",
         "optimizer": "what it keeps of the steps before, and the average of the weights",
         "activations": "what the backward pass needs",
-        "logits": "log-probabilities and their gradients",
+        "logits": "of a piece of the tokens, with what is made of them",
     }
     rows = [
         [name.replace("_", " "), gib(getattr(memory, name)), text]

@@ -328,7 +328,8 @@ def _fit(config: ModelConfig, train: TrainConfig, stretch: Stretch, device: Devi
     usable = device.usable_bytes
 
     def memory(rows: int) -> Training:
-        work = Work(rows, length, precision, device.kind, train.document_mask, rows < step_rows, device.capability)
+        several, card = rows < step_rows, device.capability
+        work = Work(rows, length, precision, device.kind, train.document_mask, several, card, train.compile)
         names = {train.optimizer, *(phase.optimizer for phase in train.phases if phase.optimizer)}
         found = [training_memory(config, work, name, train.ema_decay is not None) for name in sorted(names)]
         return max(found, key=lambda memory: memory.peak)  # of phases with several optimizers, the one that takes most

@@ -85,7 +85,7 @@ class Stretch:
         ramp = f"{self.levels[0].rows} growing to " if self.ramped else ""
         return (
             f"{self.steps} steps of {ramp}{self.rows_per_step} rows x {self.sequence_length} tokens, "
-            f"{self.micro_batches} micro-batch(es) a step{each}"
+            f"{self.micro_batches} micro-batch{'' if self.micro_batches == 1 else 'es'} a step{each}"
         )
 
 

@@ -180,11 +180,19 @@ def test_shifted_groups_equal_a_mask_for_each_head(documents: Tensor | None) -> 
 
 def test_the_choice_falls_back_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     usual = TINY.model_copy(update={"head_dim": 64})
-    assert choose_kernel(usual, "cpu") == ("sdpa", "no varlen: not on cpu; no flex: not on cpu")
+    assert choose_kernel(usual, "cpu") == ("tiles", "the fastest there is")
+    assert choose_kernel(usual.model_copy(update={"attention": "varlen"}), "cpu") == (
+        "tiles", "no varlen: not on cpu; no flex: not on cpu"
+    )  # fmt: skip
+    assert choose_kernel(usual.model_copy(update={"attention": "flex"}), "cpu") == ("sdpa", "no flex: not on cpu")
+    assert choose_kernel(usual.model_copy(update={"attention": "sdpa"}), "cpu")[0] == "sdpa"
+    for without in ({"position": "alibi"}, {"attention_dropout": 0.1}):
+        kernel, why = choose_kernel(usual.model_copy(update=without), "cpu")
+        assert kernel == "sdpa" and why == "no tiles: it has no soft cap, no dropout and no alibi"
     assert choose_kernel(usual.model_copy(update={"attention": "eager"}), "cpu")[0] == "eager"
     assert choose_kernel(usual.model_copy(update={"talking_heads": True}), "cuda")[0] == "eager"
     kernel, why = choose_kernel(usual.model_copy(update={"attn_logit_softcapping": 5.0}), "cpu")
-    assert kernel == "eager" and "no sdpa: it has no soft cap" in why
+    assert kernel == "eager" and "no sdpa: it has no soft cap" in why and "no tiles: it has no soft cap" in why
     # a CUDA device, as far as the choice asks
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
     monkeypatch.setattr(attention, "varlen_kernel", lambda: plain_attention)
@@ -195,6 +203,7 @@ def test_the_choice_falls_back_and_says_why(monkeypatch: pytest.MonkeyPatch) -> 
     assert choose_kernel(usual.model_copy(update={"attention_dropout": 0.1}), "cuda")[0] == "sdpa"
     assert choose_kernel(usual.model_copy(update={"attention": "flex"}), "cuda")[0] == "flex"
     assert choose_kernel(usual.model_copy(update={"attention": "sdpa"}), "cuda")[0] == "sdpa"
+    assert choose_kernel(usual.model_copy(update={"attention": "tiles"}), "cuda") == ("sdpa", "no tiles: not on cuda")
     assert choose_kernel(usual.model_copy(update={"attn_logit_softcapping": 5.0}), "cuda")[0] == "flex"
     kernel, why = choose_kernel(TINY, "cuda")
     assert kernel == "sdpa" and "no flex: it has no heads of 8" in why

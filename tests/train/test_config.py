@@ -24,6 +24,8 @@ def test_one_budget() -> None:
         ({"learning_rate": "1e-3"}, "must be a number"),
         ({"learning_rat": 1.0}, "did you mean learning_rate"),
         ({"precision": "fp16"}, "must be 'auto', 'bfloat16', 'float16', 'float32', 'tf32' or 'fp8'"),
+        ({"epochs": 1, "tokens": 1}, r"^train\.epochs: given together with tokens"),
+        ({"optimizer": "muon", "engine": "deepspeed"}, r"train\.optimizer: Muon needs whole matrices"),
     ],
 )
 def test_what_does_not_fit(table: dict[str, object], message: str) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from jielong.errors import RecipeError
 from jielong.model.config import Config
+from jielong.model.cross_entropy import OutputLayer
 from jielong.model.transformer import CausalLM, initialise
 from jielong.train import fp8
 from jielong.train.fp8 import FORWARD, GRADIENT, Float8Linear, quantise, to_fp8
@@ -103,7 +104,7 @@ def test_names_and_state_stay_and_only_linear_layers_of_blocks_change() -> None:
     assert list(model.state_dict()) == list(plain.state_dict())
     assert [name for name, _ in model.named_parameters()] == [name for name, _ in plain.named_parameters()]
     plain.load_state_dict(model.state_dict())
-    assert type(model.lm_head) is nn.Linear
+    assert type(model.lm_head) is OutputLayer
     assert all(isinstance(m, Float8Linear) for m in model.model.layers.modules() if isinstance(m, nn.Linear))
     assert to_fp8(make(TINY.model_copy(update={"num_key_value_heads": 1, "head_dim": 8}))) == 2 * 5  # k and v: 8 rows
 

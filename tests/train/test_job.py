@@ -67,7 +67,7 @@ def test_a_plan_of_phases_by_hand() -> None:
     assert [found.tokens_after(step) for step in (0, 10, 11, 24)] == [0, 320, 384, 1472]
     lines = found.describe().splitlines()
     assert lines[0].startswith("24 steps in 3 phases, 1 warm-up steps, 1.47k tokens in all") and len(lines) == 4
-    assert "phase 3, from step 21: 4 steps of 4 rows x 32 tokens, 2 micro-batch(es) a step" in lines[3]
+    assert "phase 3, from step 21: 4 steps of 4 rows x 32 tokens, 2 micro-batches a step" in lines[3]
 
 
 def test_budgets_of_phases() -> None:

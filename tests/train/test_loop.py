@@ -101,10 +101,15 @@ def test_another_recipe_s_checkpoint_is_refused(run_training: RunTraining, tmp_p
     from jielong.model.hf import write_checksums
     from jielong.runs import write_json
 
-    write_json(checkpoint / "trainer" / "state.json", read_state(checkpoint) | {"fingerprint": "other"})
-    write_checksums(checkpoint)
-    with pytest.raises(CheckpointError, match="belongs to another recipe"):
-        run_training(tmp_path)
+    state = read_state(checkpoint)
+    for change, sentence in (
+        ({"fingerprint": "other"}, "belongs to another recipe"),
+        ({"total_steps": 13}, "run of 13"),
+    ):
+        write_json(checkpoint / "trainer" / "state.json", state | change)
+        write_checksums(checkpoint)
+        with pytest.raises(CheckpointError, match=sentence):
+            run_training(tmp_path)
 
 
 def patched(monkeypatch: pytest.MonkeyPatch, change: Callable[[int, Batch, Losses], Losses]) -> None:

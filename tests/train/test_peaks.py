@@ -83,6 +83,23 @@ def test_the_optimizer_s_state_is_there_before_and_gradients_are_not() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_what_threads_of_ours_let_go_of_is_gone() -> None:
+    """After the step, weights, optimizer state and what the losses still hold, whatever the number of threads."""
+    config = ModelConfig(
+        vocab_size=50, hidden_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2
+    )
+    threads, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 4):
+            torch.set_num_threads(number)
+            engine = TorchEngine(CausalLM(config), Config(device="cpu", precision="float32"))
+            found.append(measure_step(engine, [some(4, 128)]))
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] == found[1]
+
+
 def test_the_peak_is_the_highest_phase() -> None:
     assert Peaks(1, 5, 3, 4).peak == 5
     assert Peaks(1, 2, 3, 4).peak == 4

@@ -42,7 +42,7 @@ def test_what_does_not_fit_comes_first_with_advice() -> None:
     small = dataclasses.replace(PRESETS["rtx-4090"], memory=8 << 30)
     none = dataclasses.replace(PRESETS["rtx-4090"], memory=1 << 30)
     assert notes(plan_run(sections, small))[0] == (
-        "The recipe's micro-batch does not fit on rtx-4090: set train.micro_batch_tokens to 4096"
+        "The recipe's micro-batch does not fit on rtx-4090: set train.micro_batch_tokens to 8192"
     )
     assert "not even one row fits" in notes(plan_run(sections, none))[0]
 

@@ -148,6 +148,21 @@ def test_going_back_over_a_border(run_training: RunTraining, tmp_path: Path) -> 
         same_end(folder, tmp_path / "unbroken")
 
 
+def test_the_average_goes_on_over_borders_and_back(run_training: RunTraining, tmp_path: Path) -> None:
+    """Going back over a border, and a kill before it is crossed again: the average and the weights are those of the unbroken run."""
+    settings = THREE | {"micro_batch_tokens": 64, "save_every_steps": 3, "ema_decay": 0.9}
+    with poisoned(5, 6, 7):
+        run_training(tmp_path / "unbroken", **settings)
+    with poisoned(5, 6, 7), pytest.raises(RuntimeError, match="injected fault"):
+        run_training(tmp_path / "broken", fail_at=9, **settings)
+    run_training(tmp_path / "broken", **settings)
+    same_end(tmp_path / "broken", tmp_path / "unbroken")
+    one, other = (newest(tmp_path / name / "checkpoints") for name in ("broken", "unbroken"))
+    assert one is not None and other is not None
+    own = [(path / "trainer" / "weights.safetensors").read_bytes() for path in (one, other)]
+    assert own[0] == own[1]
+
+
 def test_a_batch_ramp_resumes_exactly(run_training: RunTraining, tmp_path: Path) -> None:
     """1 to 4 rows over half of the tokens; the last micro-batch of a step is smaller where it must be."""
     settings: dict[str, Any] = {

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from jielong.infer.compiled import kernels
 from jielong.infer.compiled.sharing import state_size, wait_until_left
-from jielong.threads import run_together
 from jielong.infer.compiled.weights import KINDS, Weights
 from jielong.model.config import Config
 from jielong.model.positions import alibi_slopes, attention_factor, inverse_frequencies, rotary
 from jielong.model.transformer import CausalLM
+from jielong.threads import run_together
 
 BYTES_PER_THREAD = 1 << 21  # of weights: below, waking another thread costs more than it brings
 NO_WINDOW = 1 << 62

@@ -123,10 +123,13 @@ def from_words(name: str, values: list[str], options: dict[str, Any] | None = No
     elif name == "generate" and len(values) == 1:
         command["prompt"] = values[0]
     elif name in COMMANDS and (values or name in ARGUMENTS) and name != "batch":
-        takes = {"learning-rate": "one value", "generate": "one prompt"}.get(name, "nothing")
-        raise InputError(f"{name}: takes {takes}, got {len(values)} words; put a text with spaces in quotes")
+        takes, advice = {
+            "learning-rate": ("one value", "write it like 3e-4 or x0.5"),
+            "generate": ("one prompt", "put a text with spaces in quotes"),
+        }.get(name, ("nothing", "remove what is behind it"))
+        raise InputError(f"{name}: takes {takes}, got {len(values)} word{'' if len(values) == 1 else 's'}; {advice}")
     elif name == "batch" and values:
-        raise InputError(f"batch: takes nothing, got {len(values)} words; --rows says how many rows")
+        raise InputError(f"batch: takes no words, got {values[0][:40]!r}; --rows says how many rows")
     given = {key: value for key, value in (options or {}).items() if value is not None}
     command |= given
     check(command)

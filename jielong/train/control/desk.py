@@ -27,10 +27,11 @@ STOP, RATE, PROMPT, SETTINGS, PROMPTS = (
 QUESTIONS = {"x": STOP, "l": RATE, "g": PROMPT, "t": PROMPTS}
 HELP = """p pause after this step: commands are still answered; r resume
 s save a checkpoint now; x stop after this step, saved (asks)
-l learning rate: 3e-4 is the next step's, the schedule goes on in proportion; x0.5 halves
-g generate from the weights in memory: the prompt, then settings, for example temperature=0.8 top_k=50 seed=2
+l learning rate: 3e-4: the next step's, the schedule in proportion; x0.5 halves
+g generate with the weights in memory: a prompt, then settings (top_k=50 seed=2)
 t other sample prompts; b the rows of the last step as text
-v answers large or small; j, k move in them; q quit: the run goes on. Esc leaves a question"""
+v answers large or small; j, k move in them
+q quit: the run goes on; Esc leaves a question"""
 
 
 class Desk:
@@ -41,6 +42,7 @@ class Desk:
         self.box, self.view, self.typed, self.left = box, view, Typed(), False
         self._sent: dict[str, str] = {}  # name of a command that is not answered -> what it was
         self._prompt = ""
+        self._alive: bool | None = None  # whether the run went on when it was looked at last
 
     def press(self, key: str) -> None:
         """A key."""
@@ -76,7 +78,14 @@ class Desk:
             self.note(f"error: {error}")
 
     def collect(self) -> None:
-        """Take in answers that have come."""
+        """Take in answers that have come, and say when the run ends or goes on."""
+        view = self.view()
+        if view.alive != self._alive:
+            if not view.alive:
+                self.note(f"Only to read: {view.standing.removeprefix('not going on: ')}.")
+            elif self._alive is not None:
+                self.note(f"It goes on: {view.standing}.")
+            self._alive = view.alive
         for name, what in list(self._sent.items()):
             answer = self.box.answered(name)
             if answer is not None:

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from jielong.progress import human_seconds, plain
 from jielong.train.control.reading import View
-from jielong.train.control.telling import figures
+from jielong.train.control.telling import figures, word
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 LEFT = 8  # columns of the curve's numbers
@@ -70,9 +70,10 @@ def lines(view: View, typed: Typed, width: int, height: int) -> list[Text]:
 
 def _title(view: View, width: int) -> list[Text]:
     status = view.status or {}
-    step = status.get("step") or (view.steps[-1].get("step", 0) if view.steps else 0)
+    last = view.steps[-1].get("step", 0) if view.steps else 0  # newer than a status, which is written once a second
+    step = max(last, status.get("step") or 0)
     total = status.get("total_steps") or 0
-    state = str(status.get("state", "")) if view.alive else view.standing
+    state = word(view.status)
     parts = [view.name, state, f"step {step:,}" + (f" of {total:,}" if total else "")]
     if status.get("phase") is not None:
         parts.append(f"phase {status['phase'] + 1}")
@@ -161,13 +162,19 @@ def _answers(typed: Typed, width: int, height: int) -> list[Text]:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """A text in lines of at most `width` columns, at any character."""
+    """A text in lines of at most `width` columns: at a space in the last third of a line, else at any character."""
     found, line, used = list[str](), "", 0
     for character in text.replace("\t", " "):
         size = cell_len(character)
         if used + size > width:
-            found.append(line)
-            line, used = "", 0
+            at = line.rfind(" ") + 1
+            if not (at and character.isascii() and character != " " and cell_len(line[:at]) * 3 > width * 2):
+                at = len(line)
+            found.append(line[:at].rstrip(" ") or line[:at])
+            line = line[at:]
+            used = cell_len(line)
+            if character == " " and not line:
+                continue
         line, used = line + character, used + size
     return [*found, line]
 

@@ -25,12 +25,13 @@ import torch
 
 from jielong.errors import InputError, JielongError, Stopped
 from jielong.model.cost import flops_per_token
+from jielong.progress import plain
 from jielong.runs import now
 from jielong.runtime import random_state, restore_random_state
 from jielong.train.control import asking
 from jielong.train.control.mailbox import POLL_SECONDS, Mailbox
-from jielong.train.control.steering import EVENT
-from jielong.train.control.telling import one_line, shown
+from jielong.train.control.steering import EVENT, REFUSED
+from jielong.train.control.telling import born, one_line, shown
 from jielong.train.engines.interface import Engine
 from jielong.train.gauges import memory_bytes, mfu, peak_of
 from jielong.train.guard import texts
@@ -54,6 +55,7 @@ class Listener:
         self.box = Mailbox(job.folder)
         self.paused = self.stopping = self.save = False
         self.peak = peak_of(engine.device, engine.precision) if engine.world.first else None
+        self._born = born(os.getpid())
         self._owed: list[str] = []  # commands that are answered when a checkpoint is there
         self._state, self._record = "running", dict[str, Any]()
         self._rows: tuple[LoaderState, int] | None = None  # where the last step began to read, and how many rows
@@ -151,12 +153,15 @@ class Listener:
         left, rate, pace = plan.tokens - plan.tokens_after(at.step), self._rate.mean, self._pace.mean
         seconds = at.seconds + (0.0 if self.paused else time.monotonic() - at.started)
         bits = at.validation["bits_per_byte"]
+        share, last = record.get("mfu"), record.get("tokens_per_second")
+        if share is not None and rate is not None and last:  # beside the mean speed its share, not the last step's
+            share = round(share * rate / last, 6)
         return {
-            "pid": os.getpid(), "host": platform.node(), "state": self._state, "time": time.time(),
+            "pid": os.getpid(), "born": self._born, "host": platform.node(), "state": self._state, "time": time.time(),
             "started": self._started, "step": at.step, "total_steps": plan.total_steps, "phase": record.get("phase"), "loss": at.loss,
             "validation_bits_per_byte": bits if bits == bits else None, "learning_rate": record.get("learning_rate"),
             "grad_norm": record.get("grad_norm"), "tokens": record.get("tokens"),
-            "tokens_per_second": None if rate is None else round(rate, 1), "mfu": record.get("mfu"),
+            "tokens_per_second": None if rate is None else round(rate, 1), "mfu": share,
             "memory": record.get("memory"), "elapsed": round(seconds, 1),
             "eta": None if pace is None else round(left * pace, 1),
             "learning_rate_factor": at.steering.rate,
@@ -198,15 +203,7 @@ class Listener:
     def _resolved(self, command: dict[str, Any], rate: float) -> dict[str, Any]:
         """What a command means here and now. Raises InputError. rate: the factor before it."""
         if command["command"] == "learning-rate":
-            is_factor, value = asking.factor_or_value(command["value"])
-            if is_factor:
-                return {"rate": rate * value}
-            scheduled = self._scheduled()
-            if not scheduled:
-                raise InputError(
-                    "learning-rate: the schedule's own is 0 in the next step; nothing times 0 is another rate"
-                )
-            return {"rate": value / scheduled}
+            return {"rate": self._factor(command["value"], rate)}
         if command["command"] == "prompts":
             longest = self.job.model.max_position_embeddings
             for prompt in command["prompts"]:
@@ -216,6 +213,21 @@ class Listener:
                         f"{longest}; shorten it"
                     )
         return {}
+
+    def _factor(self, said: Any, before: float) -> float:
+        """What the schedule's rate is multiplied by from now on. Raises InputError. before: the factor until now."""
+        is_factor, value = asking.factor_or_value(said)
+        scheduled = self._scheduled()
+        if not (is_factor or scheduled):
+            raise InputError("learning-rate: the schedule's own is 0 in the next step; nothing times 0 is another rate")
+        found = before * value if is_factor else value / scheduled
+        if not (
+            found > 0 and math.isfinite(found)
+        ):  # factors of factors: it would be so for good, and JSON has no word for it
+            raise InputError(
+                f"learning-rate: out of bounds, got {found:g} times the schedule's; must be above 0 and finite; give a rate like 3e-4"
+            )
+        return found
 
     def _scheduled(self) -> float:
         """The next step's learning rate, but for what a person changed."""
@@ -228,10 +240,16 @@ class Listener:
         if what == "learning-rate":
             what += f" times {row['rate']:.4g}: {self._scheduled() * row['rate']:.4g} in the next step"
         elif what == "prompts":
-            what += f": {len(row['prompts'])} others"
+            what += ": " + plain(" ".join(" | ".join(row["prompts"]).split()))[:80]
         kept = {key: row[key] for key in ("command", "number", "value", "rate", "prompts") if key in row}
-        self.log.event(row["step"], EVENT, f"{what}, by a person", **kept)
-        self.log.sync()
+        try:
+            self.log.event(row["step"], EVENT, f"{what}, by a person", **kept)
+            self.log.sync()
+        except OSError:  # a full disk takes it later, so it is taken back there
+            self.log.event(
+                row["step"], REFUSED, f"{row['command']}: not made, the disk did not take it", of=row["number"]
+            )
+            raise
 
     # ------------------------------------------------------------------------------------------------------- acting
 
@@ -245,7 +263,7 @@ class Listener:
             self.save, self.stopping, answer = True, self.stopping or name == "stop", None
             self._owed += [row["name"]]
         elif name in ("pause", "resume"):
-            answer = {"text": f"{'paused' if name == 'pause' else 'going on'} behind step {self.at.step}"}
+            answer = {"text": f"{'paused' if name == 'pause' else 'going on'} after step {self.at.step}"}
             self._change_pause(name == "pause")
         elif name == "learning-rate":
             answer = {
@@ -278,7 +296,7 @@ class Listener:
         try:
             rows = self._generate([row["prompt"]], settings)
         except JielongError as error:
-            return {"ok": False, "text": str(error)}
+            return {"ok": False, "text": str(error).replace("infer.", "generate: ", 1)}
         return {"text": "\n".join(shown(one) for one in rows), "continuations": rows}
 
     def samples(self, step: int) -> list[dict[str, Any]]:

@@ -56,6 +56,8 @@ class Mailbox:
         path = self.folder / name
         self._seen.add(name)
         try:
+            if not path.is_file():  # a pipe would be waited for, and training with it
+                return None, f"command: the file {name} cannot be read (it is no plain file); send it again"
             size = path.stat().st_size
             data = path.read_bytes() if size <= MOST_BYTES else b""
             path.unlink()

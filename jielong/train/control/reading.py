@@ -102,5 +102,5 @@ def train_folder(runs_dir: Path, name: str) -> Path:
     if not folder.is_dir():
         known = ", ".join(found.name for found in list_runs(runs_dir)) or "none yet"
         there = "its training has not begun" if run.root.is_dir() else f"runs there: {known}"
-        raise RunError(f"RUN: no such training in {runs_dir}, got {name!r}; {there}")
+        raise RunError(f"RUN: no such training in {runs_dir}, got {name!r}; {there}; start it with jielong train")
     return folder

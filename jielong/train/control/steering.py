@@ -18,6 +18,7 @@ from jielong.metrics import read_jsonl
 from jielong.train.logbook import HISTORY
 
 EVENT = "intervention"  # in the history
+REFUSED = "refused"  # there, too: one that was written but could not be put on disk, so it was not made
 STATE = ("learning-rate", "prompts")  # commands that change what is here; the others are over when they are done
 
 
@@ -71,4 +72,10 @@ def _without_older(pending: list[dict[str, Any]], row: dict[str, Any]) -> list[d
 
 def made_by_hand(folder: Path) -> list[dict[str, Any]]:
     """The interventions in a run's history, oldest first. folder: train/."""
-    return [row for row in read_jsonl(folder / HISTORY) if row.get("event") == EVENT]
+    found = list[dict[str, Any]]()
+    for row in read_jsonl(folder / HISTORY):
+        if row.get("event") == EVENT:
+            found.append(row)
+        elif row.get("event") == REFUSED and found and found[-1]["number"] == row["of"]:
+            found.pop()
+    return found

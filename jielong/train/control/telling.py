@@ -1,7 +1,7 @@
 """Where a run stands, in words: for the dashboard, for `jielong status` and for consoles that are no terminals. No torch here.
 
-A run that was killed leaves a status that says it is running. So the process is looked for: on the same machine by its number; on
-another one (a shared folder) only the age of the status tells, and it is said.
+A run that was killed leaves a status that says it is running. So the process is looked for: on the same machine by its number and
+by when it began; on another one (a shared folder) only the age of the status tells, and it is said.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from jielong.progress import human_bytes, human_count, human_seconds
@@ -60,8 +61,27 @@ def alive(status: dict[str, Any] | None) -> bool:
     except (ProcessLookupError, KeyError, ValueError, TypeError, OverflowError):
         return False
     except PermissionError:  # another user's
-        return True
-    return True
+        pass
+    return status.get("born") in (None, born(int(status["pid"])))
+
+
+def born(process: int) -> int | None:
+    """When a process of this machine began, in ticks since it was switched on: numbers of processes come again, after a restart
+    within minutes, but not with the same beginning. None where that is not known (no Linux).
+    """
+    try:
+        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        return int(text.rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def word(status: dict[str, Any] | None) -> str:
+    """Where a run stands, in a word or two, for a title: the sentence is `standing`."""
+    if status is None:
+        return "not begun"
+    gone = status.get("state") in GOING and not alive(status)
+    return f"gone (process {status.get('pid')})" if gone else str(status.get("state", "?"))
 
 
 def standing(status: dict[str, Any] | None) -> str:

@@ -55,8 +55,6 @@ def watch(reader: Reader) -> dict[str, Any]:
 
     views, console, before = [reader.view()], Console(), list[Any]()
     desk, read_at = Desk(reader.box, lambda: views[0]), time.monotonic()
-    if not views[0].alive:
-        desk.note(f"Nothing to control: {views[0].standing}. This is read only, until it goes on.")
     with (
         Keyboard() as keyboard,
         Live(console=console, screen=True, auto_refresh=False) as live,

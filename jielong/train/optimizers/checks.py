@@ -1,4 +1,4 @@
-"""Which optimizers go with which engine: asked before anything is opened, so without torch."""
+"""Which optimizers go with which engine: asked when a recipe is read (train/config.py), so without torch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ def check_optimizer(config: Config) -> None:
 
     Raises MissingExtraError for bitsandbytes, RecipeError for what does not go together.
     """
-    for name in dict.fromkeys([config.optimizer, *(phase.optimizer for phase in config.phases if phase.optimizer)]):
+    if "adamw8bit" in _names(config) and importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtraError("bitsandbytes", "bitsandbytes", 'by train.optimizer = "adamw8bit"')
+    check_engine_of(config)
+
+
+def check_engine_of(config: Config) -> None:
+    """Whether the optimizers go with the engine, on whatever machine. Raises RecipeError."""
+    for name in _names(config):
         if name == "adamw8bit":
-            if importlib.util.find_spec("bitsandbytes") is None:
-                raise MissingExtraError("bitsandbytes", "bitsandbytes", 'by train.optimizer = "adamw8bit"')
             where = "engine deepspeed" if config.engine == "deepspeed" else "parallel fsdp"
             if config.engine == "deepspeed" or config.parallel == "fsdp":
                 raise RecipeError(
@@ -39,3 +44,8 @@ def check_optimizer(config: Config) -> None:
         raise RecipeError(
             f"train.ema_decay: not with engine deepspeed, got {config.ema_decay:g}; remove it, or use engine torch"
         )
+
+
+def _names(config: Config) -> list[str]:
+    """The optimizers of a recipe, each once."""
+    return list(dict.fromkeys([config.optimizer, *(phase.optimizer for phase in config.phases if phase.optimizer)]))

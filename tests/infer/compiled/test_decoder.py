@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from jielong.infer.cache import KVCache
 from jielong import threads as thread_pool
+from jielong.infer.cache import KVCache
 from jielong.infer.compiled.decoder import CompiledDecoder
 from jielong.model.config import Config
 from jielong.model.transformer import CausalLM, initialise

@@ -29,16 +29,16 @@ def test_words_of_a_command_line(words: list[str], command: dict[str, Any]) -> N
     ("words", "options", "sentence"),
     [
         (["sleep"], {}, "command: unknown, got 'sleep'; must be one of pause, resume"),
-        (["pause", "now"], {}, "pause: takes nothing, got 1 words"),
+        (["pause", "now"], {}, "pause: takes nothing, got 1 word; remove what"),
         (["pause"], {"seed": 1}, "pause: unknown argument, got 'seed'; it takes nothing"),
-        (["learning-rate"], {}, "learning-rate: takes one value, got 0 words"),
+        (["learning-rate"], {}, "learning-rate: takes one value, got 0 words; write it like 3e-4 or x0.5"),
         (["learning-rate", "fast"], {}, "learning-rate: not a rate, got 'fast'; must be above 0 like 3e-4"),
         (["prompts"], {}, r"prompts: must be texts, got \[\]; 1 to 64 of them"),
         (["generate"], {}, "generate: takes one prompt, got 0 words"),
         (["generate", "a", "b"], {}, "generate: takes one prompt, got 2 words"),
         (["generate", "a"], {"rows": 1}, "generate: unknown argument, got 'rows'; it takes max_new_tokens"),
         (["batch"], {"rows": 0}, "rows: not a number of rows, got 0"),
-        (["batch", "3"], {}, "batch: takes nothing, got 1 words; --rows says how many"),
+        (["batch", "3"], {}, "batch: takes no words, got '3'; --rows says how many"),
     ],
 )
 def test_what_is_wrong_is_a_sentence(words: list[str], options: dict[str, Any], sentence: str) -> None:

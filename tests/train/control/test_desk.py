@@ -50,7 +50,7 @@ def test_keys_that_send_nothing(desk: Desk) -> None:
     assert press(desk, "t | \n") == [] and "prompts: must be texts" in desk.typed.answers[-1]
     assert press(desk, "lfast\n") == [] and "not a rate" in desk.typed.answers[-1]
     assert press(desk, "g中国\nheat=1\n") == [] and "settings: got 'heat=1'" in desk.typed.answers[-1]
-    assert press(desk, "?") == [] and desk.typed.answers[-1] == HELP
+    assert press(desk, "?") == [] and desk.typed.answers[-1] == HELP and max(map(len, HELP.split("\n"))) <= 80
     assert press(desk, "x") == [] and desk.typed.question == STOP
     desk.press("n")
     assert press(desk, "vkkj") == [] and desk.typed.large and desk.typed.scroll == 1
@@ -72,3 +72,19 @@ def test_answers_are_shown_when_they_come(desk: Desk) -> None:
 def test_a_run_that_does_not_go_on_is_sent_nothing(tmp_path: Path) -> None:
     desk = Desk(Mailbox(tmp_path), lambda: View("small", STATUS | {"state": "done"}))
     assert press(desk, "p") == [] and desk.typed.answers == ["nothing to control: not going on: done at step 1200"]
+
+
+def test_the_end_of_a_run_is_said_once(tmp_path: Path) -> None:
+    views = [View("small", STATUS)]
+    desk = Desk(Mailbox(tmp_path), lambda: views[0])
+    for state, said in (
+        ("running", []),
+        ("stopped", ["Only to read: stopped at step 1200."]),
+        ("running", ["It goes on: running (process"]),
+    ):
+        views[0] = View("small", STATUS | {"state": state})
+        desk.typed.answers.clear()
+        desk.collect()
+        desk.collect()
+        assert len(desk.typed.answers) == len(said)
+        assert all(found.startswith(text) for found, text in zip(desk.typed.answers, said, strict=True))

@@ -51,8 +51,13 @@ def test_what_is_in_it() -> None:
 
 def test_what_does_not_go_on_says_so() -> None:
     found = picture(View("small", STATUS | {"state": "stopped"}, STEPS), Typed())
-    assert found[0].startswith("small  not going on: stopped at step 1200") and "left" not in found[1]
-    assert picture(View("small"), Typed())[0].startswith("small  no training has begun here  step 0")
+    assert found[0].startswith("small  stopped  step 1,200 of 5,000  phase 2") and "left" not in found[1]
+    assert picture(View("small"), Typed())[0].startswith("small  not begun  step 0")
+
+
+def test_the_title_has_the_newest_step() -> None:
+    """A status is up to a second old; the records beside it are not."""
+    assert "step 1,207 of" in picture(View("small", STATUS, [{"step": 1207, "loss": 3.0}]), Typed())[0]
 
 
 def test_a_question_shows_the_end_of_what_is_typed() -> None:
@@ -85,3 +90,9 @@ def test_smoothing_and_columns_by_hand() -> None:
 
 def test_wide_characters_are_wrapped_by_columns() -> None:
     assert wrap("中国ab人民", 5) == ["中国a", "b人民"] and wrap("", 5) == [""]
+
+
+def test_words_stay_whole_where_a_space_is_near() -> None:
+    assert wrap("must be a factor", 12) == ["must be a", "factor"] and wrap("must be aa b", 10) == ["must be aa", "b"]
+    assert wrap("abcd efghijklmnop", 12) == ["abcd efghijk", "lmnop"]  # too far to the left
+    assert wrap("step is 12 中国人民", 12) == ["step is 12", "中国人民"] and wrap("   ", 2) == ["  ", ""]

@@ -106,7 +106,7 @@ def test_what_is_wrong_is_answered_and_disturbs_nothing(running: Running) -> Non
     found += [running.ask("prompts", prompts=["天气" * 40]), running.ask("generate", prompt="中国", top_p=2.0)]
     assert not any(answer["ok"] for answer in found)
     for answer, words in zip(found, ("unknown, got 'None'", "not valid JSON", "unknown, got 'sleep'", "not a rate", "'seconds'",
-                                     "infer.temperature", "prompt: too long", "prompts: too long", "infer.top_p"), strict=True):  # fmt: skip
+                                     "generate: temperature: out of", "prompt: too long", "prompts: too long", "generate: top_p"), strict=True):  # fmt: skip
         assert words in answer["text"] and "\n" not in answer["text"]
     step = running.step
     until(lambda: running.step > step)
@@ -137,6 +137,10 @@ def test_the_record_says_what_the_device_does(running: Running) -> None:
                 "elapsed", "eta", "state", "started"):  # fmt: skip
         assert status["status"][key] is not None, key
     assert "tokens/s" in status["text"]
+    # an MFU of 1 is the same speed in every record, and beside the mean speed, whose MFU is shown
+    whole = [record["tokens_per_second"] / record["mfu"] for record in running.records[-20:]]
+    shown = status["status"]["tokens_per_second"] / status["status"]["mfu"]
+    assert min(whole) * 0.99 < shown < max(whole) * 1.01
 
 
 def test_stop_in_a_pause_saves(corpus: Path, tmp_path: Path) -> None:
@@ -287,6 +291,60 @@ def test_what_cannot_be_written_down_does_not_happen(
         step = run.step
         until(lambda: run.step > step)
         assert run.records[-1]["learning_rate"] == 0.01
+        run.ask("learning-rate", value="x0.1")
+    for path in checkpoints.checkpoints(tmp_path / "checkpoints")[1:]:  # killed: neither does it happen when it goes on
+        shutil.rmtree(path)
+    with Running(listening_job(corpus, tmp_path, tokens=ENDLESS, save_every_minutes=None)) as run:
+        until(lambda: any(row["event"] == "replayed" for row in run.history))
+        events = [row["event"] for row in run.history]
+        assert events == ["intervention", "refused", "intervention", "stopped", "resumed", "replayed"]
+        assert run.ask("status")["status"]["learning_rate_factor"] == pytest.approx(0.1)
+
+
+def test_a_stop_on_a_full_disk_does_not_say_that_it_saved(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Running(listening_job(corpus, tmp_path, tokens=ENDLESS, save_every_minutes=None)) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "save", full)
+            assert not run.ask("save")["ok"]  # this one is borne
+            step = run.step
+            until(lambda: run.step > step)
+            assert not run.ask("stop")["ok"]
+            run.join()
+        assert isinstance(run.ended, OSError) and "stopped" not in [row["event"] for row in run.history]
+        assert (run.box.status() or {})["state"] == "failed"
+        run.ended = None
+
+
+def test_factors_of_factors_have_bounds(corpus: Path, tmp_path: Path) -> None:
+    with Running(listening_job(corpus, tmp_path, tokens=ENDLESS, save_every_minutes=None)) as run:
+        run.ask("pause")
+        for value, found in (("x1e200", "inf"), ("x1e-200", "0")):
+            assert run.ask("learning-rate", value=value)["ok"]
+            again = run.ask("learning-rate", value=value)
+            assert not again["ok"] and f"out of bounds, got {found} times" in again["text"]
+            assert run.ask("learning-rate", value="1e-2")["rate"] == pytest.approx(1.0)
+
+
+def test_a_run_begun_anew_replays_nothing(corpus: Path, tmp_path: Path) -> None:
+    """Its checkpoints were moved away, as its errors advise; what was done to the first run is in the history still. Killed, it
+    makes only its own interventions again.
+    """
+    own = {6: {"command": "learning-rate", "value": "x0.5"}}
+    scripted(corpus, tmp_path / "unbroken", own)
+    scripted(corpus, tmp_path / "anew", SCRIPT)
+    shutil.rmtree(tmp_path / "anew" / "checkpoints")
+    scripted(corpus, tmp_path / "anew", own, save_every_steps=100)
+    same(tmp_path / "unbroken", tmp_path / "anew")
+    shutil.rmtree(checkpoints.require_newest(tmp_path / "anew" / "checkpoints"))
+    scripted(corpus, tmp_path / "anew", {})
+    same(tmp_path / "unbroken", tmp_path / "anew")
+    again = [row["of"] for row in read_jsonl(tmp_path / "anew" / "history.jsonl") if row["event"] == "replayed"]
+    assert again == [5]
 
 
 def test_going_back_keeps_what_was_set_and_replays_nothing(corpus: Path, tmp_path: Path) -> None:

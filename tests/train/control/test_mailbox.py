@@ -62,6 +62,13 @@ def test_what_cannot_be_taken_away_is_taken_once(box: Mailbox) -> None:
     assert found is None and "cannot be read" in why and box.waiting() == []
 
 
+def test_a_pipe_is_not_waited_for(box: Mailbox) -> None:
+    box.say({})
+    os.mkfifo(box.folder / "pipe.json")
+    found, why = box.take("pipe.json")
+    assert found is None and "no plain file" in why and box.waiting() == []
+
+
 def test_old_answers_go(box: Mailbox) -> None:
     box.answer("old.json", {})
     box.answer("young.json", {})

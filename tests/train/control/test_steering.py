@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jielong.metrics import JsonLines
-from jielong.train.control.steering import EVENT, Steering, made_by_hand
+from jielong.train.control.steering import EVENT, REFUSED, Steering, made_by_hand
 from jielong.train.logbook import HISTORY
 
 
@@ -50,3 +50,11 @@ def test_other_events_are_left_alone(tmp_path: Path) -> None:
         for row in ({"event": "skipped", "step": 3}, rate(1, 4, 0.5), {"event": "replayed", "of": 1, "step": 4}):
             file.write(row)
     assert made_by_hand(tmp_path) == [rate(1, 4, 0.5)] and made_by_hand(tmp_path / "none") == []
+
+
+def test_what_the_disk_did_not_take_was_not_made(tmp_path: Path) -> None:
+    """Its number may be that of the next one."""
+    with JsonLines(tmp_path / HISTORY) as file:
+        for row in (rate(1, 4, 0.5), {"event": REFUSED, "of": 1, "step": 4}, rate(1, 6, 0.2), rate(2, 7, 0.3)):
+            file.write(row)
+    assert made_by_hand(tmp_path) == [rate(1, 6, 0.2), rate(2, 7, 0.3)]

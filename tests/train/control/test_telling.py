@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jielong.train.control.telling import FORMS, alive, figures, one_line, shown, standing
+from jielong.train.control.telling import FORMS, alive, born, figures, one_line, shown, standing, word
 
 STATUS: dict[str, Any] = {
     "pid": os.getpid(), "host": platform.node(), "state": "running", "step": 1200, "total_steps": 5000, "phase": 1,
@@ -40,7 +40,17 @@ def test_a_killed_run_is_told_apart() -> None:
     assert not alive({"state": "running", "host": platform.node()})
     assert standing(gone) == f"not going on: process {gone['pid']} is gone, at or after step 1200"
     assert standing(STATUS | {"state": "stopped"}) == "not going on: stopped at step 1200"
+    assert word(gone) == f"gone (process {gone['pid']})" and word(STATUS) == "running" and word(None) == "not begun"
     assert standing(None) == "no training has begun here" and standing(STATUS).startswith("running (process")
+
+
+@pytest.mark.skipif(born(os.getpid()) is None, reason="only /proc says when a process began")
+def test_another_process_with_the_number_of_a_killed_run_is_not_the_run() -> None:
+    ours, parent, first = (born(pid) for pid in (os.getpid(), os.getppid(), 1))
+    assert ours is not None and parent is not None and ours >= parent
+    assert alive(STATUS | {"born": ours}) and not alive(STATUS | {"born": ours - 1})
+    assert not alive(STATUS | {"pid": 1, "born": (first or 0) + 1})  # another user's, unless this is root's
+    assert born(2**22 + 1) is None
 
 
 def test_on_another_machine_the_age_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def test_keys_control_the_run_and_the_run_after_it_follows(corpus: Path, tmp_pat
     with Running(listening_job(corpus, folder, tokens=ENDLESS, save_every_minutes=None)) as run:
         pane.shows("small  running")
         pane.press("p")
-        pane.shows("pause: paused behind step")
+        pane.shows("pause: paused after step")
         step = run.step
         pane.shows(f"small  paused  step {step:,} of")
 
@@ -80,7 +80,7 @@ def test_keys_control_the_run_and_the_run_after_it_follows(corpus: Path, tmp_pat
         pane.press("2e-3", enter=True)
         pane.shows("learning-rate: the next step's learning rate is 0.002")
         pane.press("r")
-        pane.shows("resume: going on behind step")
+        pane.shows("resume: going on after step")
         until(lambda: run.step > step)
         assert [record["learning_rate"] for record in run.records][step - 1 : step + 1] == [0.01, pytest.approx(2e-3)]
         asked = [(row["command"], row["step"]) for row in run.history]
@@ -92,7 +92,7 @@ def test_keys_control_the_run_and_the_run_after_it_follows(corpus: Path, tmp_pat
         run.join()
         assert isinstance(run.ended, Stopped)
     last = run.step
-    pane.shows(f"not going on: stopped at step {last}")
+    pane.shows(f"Only to read: stopped at step {last}")
     assert checkpoints.require_newest(folder / "checkpoints").name == f"step-{last:08d}"
 
     with Running(listening_job(corpus, folder, tokens=ENDLESS, save_every_minutes=None)) as again:
