@@ -1,12 +1,39 @@
 """Threads that are kept: all numbers are called, a fork makes new ones, an error in one of them is not its end. Shared rows."""
 
 import os
+import subprocess
+import sys
 import threading
 from collections import Counter
 
 import pytest
+import torch
 
+from jielong import threads as module
 from jielong.threads import run_together, share
+
+IN_A_FORK = """
+import os, torch
+from jielong import threads
+torch.ones(1 << 20).add_(1)  # torch's threads are there
+def total():
+    done = []
+    threads.share(lambda begin, end: done.extend(range(begin, end)), 100, 2)
+    return sum(done)
+print(total(), threads._torch_threads(os.getpid()) is not None, flush=True)
+child = os.fork()
+if not child:
+    print(total(), threads._torch_threads(os.getpid()) is not None, flush=True)
+    os._exit(0)
+print(os.waitpid(child, 0)[1], total())
+"""
+
+
+@pytest.fixture(params=["torch's", "ours"])
+def whose(request, monkeypatch) -> None:
+    """Threads that `share` takes."""
+    if request.param == "ours":
+        monkeypatch.setattr(module, "_torch_threads", lambda process: None)
 
 
 def numbers(threads: int) -> dict[int, int]:
@@ -49,7 +76,7 @@ def test_an_error_in_a_thread_is_left_to_the_caller() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("rows", [0, 1, 2, 7, 100])
-def test_every_row_is_done_once(rows: int, threads: int) -> None:
+def test_every_row_is_done_once(rows: int, threads: int, whose: None) -> None:
     done: Counter[int] = Counter()
     lock = threading.Lock()
 
@@ -61,7 +88,7 @@ def test_every_row_is_done_once(rows: int, threads: int) -> None:
     assert done == Counter(range(rows))
 
 
-def test_rows_are_shared_by_threads() -> None:
+def test_rows_are_shared_by_threads(whose: None) -> None:
     """Two pieces that wait for each other."""
     both, met = threading.Barrier(2, timeout=30), threading.Event()
 
@@ -76,7 +103,7 @@ def test_rows_are_shared_by_threads() -> None:
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_error_of_a_piece_is_raised_when_all_are_done(threads: int, error: type[BaseException]) -> None:
+def test_an_error_of_a_piece_is_raised_when_all_are_done(threads: int, error: type[BaseException], whose: None) -> None:
     done: list[int] = []
 
     def work(begin: int, end: int) -> None:
@@ -90,7 +117,7 @@ def test_an_error_of_a_piece_is_raised_when_all_are_done(threads: int, error: ty
     assert sorted(numbers(3)) == [0, 1, 2]  # nobody died of it
 
 
-def test_sharing_inside_of_a_piece_and_from_two_threads_at_once() -> None:
+def test_sharing_inside_of_a_piece_and_from_two_threads_at_once(whose: None) -> None:
     done: list[int] = []
 
     def work(begin: int, end: int) -> None:
@@ -104,3 +131,14 @@ def test_sharing_inside_of_a_piece_and_from_two_threads_at_once() -> None:
         other.join(60)
     assert not any(other.is_alive() for other in others), "a deadlock"
     assert sorted(done) == sorted([*range(80), *range(80)])
+
+
+def test_torch_threads_are_taken_where_they_are_found_and_not_in_a_fork() -> None:
+    there = any(module.Path(torch.__path__[0], "lib").glob("libgomp*"))
+    result = subprocess.run([sys.executable, "-c", IN_A_FORK], capture_output=True, text=True, timeout=120)
+    assert result.stdout.splitlines() == [f"4950 {there}", "4950 False", "0 4950"], result.stderr
+
+
+def test_without_torch_threads_are_ours() -> None:
+    script = "import os; from jielong import threads; print(threads._torch_threads(os.getpid()))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "None"

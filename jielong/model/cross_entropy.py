@@ -32,7 +32,7 @@ from jielong.model import fused_kernels as kernels
 IGNORE = -100  # a label that is not counted, as in torch and transformers
 TYPES = (torch.float32, torch.bfloat16, torch.float16)  # of logits
 ENLARGED = 1024.0  # times this, gradients of logits do not vanish in float16, whose smallest number is 6e-8
-LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}  # of a piece, at most: 16 and 256 MB in float32
+LOGITS = {"cpu": 1 << 23, "cuda": 1 << 26}  # of a piece, at most: 32 and 256 MB in float32
 
 
 class OutputLayer(nn.Linear):

@@ -26,6 +26,8 @@ LOG2E, LEAST, MOST = np.float32(1.4426950408889634), np.float32(-87.0), np.float
 C1, C2, C3 = np.float32(0.6931471805599453), np.float32(0.2402265069591007), np.float32(0.05550410866482158)
 C4, C5, C6 = np.float32(0.009618129107628477), np.float32(0.0013333558146428443), np.float32(0.00015403530393381608)
 ONE, HALF, NOTHING = np.float32(1.0), np.float32(0.5), np.float32(np.nan)
+BELOW_SIGN = np.int32(0x7FFFFFFF)
+WHOLE = 32  # numbers that a loop takes at once (four vectors of eight); what is left over goes one by one
 
 
 def _fused(function: Any) -> Any:
@@ -95,14 +97,21 @@ def exponentials(x: Any, powers: Any) -> None:
 
 
 @_fused
-def spoiled(x: Any) -> Any:
-    """Not a number if any of x is not finite, else 0: what sums begin with. By bits: in a sum of any order x - x may be cancelled,
-    and a minimum or maximum with a constant may forget what is not a number.
+def largest(x: Any) -> Any:
+    """The largest of x, and 0; twice not a number if any of x is not finite: what a sum begins with.
+
+    By bits: of floats a maximum is not made a vector, and forgets what is not a number, and in a sum of any order x - x may be
+    cancelled. As integers, floats are in order when the bits below the sign of negative ones are turned round.
     """
-    bits, most = x.view(np.int32), np.int32(0)
+    bits, most, widest = x.view(np.int32), np.int32(-0x80000000), np.int32(0)
     for i in range(len(x)):
-        most = max(most, np.int32(bits[i] & np.int32(0x7FFFFFFF)))
-    return NOTHING if most >= np.int32(0x7F800000) else np.float32(0)
+        most = max(most, np.int32(bits[i] ^ ((bits[i] >> np.int32(31)) & BELOW_SIGN)))
+        widest = max(widest, np.int32(bits[i] & BELOW_SIGN))
+    if widest >= np.int32(0x7F800000):
+        return NOTHING, NOTHING
+    found = np.empty(1, np.float32)
+    found.view(np.int32)[0] = most ^ ((most >> np.int32(31)) & BELOW_SIGN)
+    return found[0], np.float32(0)
 
 
 @_fused
@@ -147,15 +156,15 @@ def rotate_forward(x: Any, cos: Any, sin: Any, out: Any, begin: int, end: int) -
     """Turn pairs (x[d], x[d + D/2]). x: (B, T, H, D); cos, sin: (B or 1, T, D); out: (B, H, T, D). Rows: B x T."""
     length, heads, size = x.shape[1:]
     half = size // 2
-    row, turned = np.empty(size, np.float32), np.empty(size, np.float32)
+    row, turned = np.empty((heads, size), np.float32), np.empty(size, np.float32)
     for r in range(begin, end):
         b, t = r // length, r % length
         c, s = cos[b % len(cos), t], sin[b % len(cos), t]
+        read(x[b, t].ravel(), row.ravel())
         for h in range(heads):
-            read(x[b, t, h], row)
             for d in range(half):
-                turned[d] = row[d] * c[d] - row[d + half] * s[d]
-                turned[d + half] = row[d + half] * c[d + half] + row[d] * s[d + half]
+                turned[d] = row[h, d] * c[d] - row[h, d + half] * s[d]
+                turned[d + half] = row[h, d + half] * c[d + half] + row[h, d] * s[d + half]
             write(turned, out[b, h, t])
 
 
@@ -164,16 +173,16 @@ def rotate_backward(given: Any, cos: Any, sin: Any, dx: Any, begin: int, end: in
     """Turn them back. given: (B, H, T, D); dx: (B, T, H, D)."""
     length, heads, size = dx.shape[1:]
     half = size // 2
-    row, turned = np.empty(size, np.float32), np.empty(size, np.float32)
+    row, turned = np.empty(size, np.float32), np.empty((heads, size), np.float32)
     for r in range(begin, end):
         b, t = r // length, r % length
         c, s = cos[b % len(cos), t], sin[b % len(cos), t]
         for h in range(heads):
             read(given[b, h, t], row)
             for d in range(half):
-                turned[d] = row[d] * c[d] + row[d + half] * s[d + half]
-                turned[d + half] = row[d + half] * c[d + half] - row[d] * s[d]
-            write(turned, dx[b, t, h])
+                turned[h, d] = row[d] * c[d] + row[d + half] * s[d + half]
+                turned[h, d + half] = row[d + half] * c[d + half] - row[d] * s[d]
+        write(turned.ravel(), dx[b, t].ravel())
 
 
 @_fused
@@ -230,21 +239,22 @@ def soften(scores: Any, first: Any, groups: int, factor: Any, begin: int, end: i
         for q in range(queries):
             t = q % length
             low, high = first[b, t], keys - length + t + 1
-            seen = row[low:high]
-            read(scores[r, q, low:high], seen)
-            most, total = seen[0], spoiled(seen)
-            for i in range(len(seen)):
-                most = max(most, seen[i])
+            begins, ends = low // WHOLE * WHOLE, min(keys, -(-high // WHOLE) * WHOLE)
+            seen = row[begins:ends]
+            read(scores[r, q, begins:ends], seen)
+            row[begins:low] = row[low]
+            row[high:ends] = row[low]
+            most, total = largest(seen)
             for i in range(len(seen)):
                 seen[i] = (seen[i] - most) * factor
-            exponentials(seen, powers[low:high])
+            exponentials(seen, powers[begins:ends])
+            row[:low] = 0
+            row[high:] = 0
             for i in range(len(seen)):
                 total += seen[i]
             total = ONE / total
             for i in range(len(seen)):
                 seen[i] *= total
-            row[:low] = 0
-            row[high:] = 0
             write(row, scores[r, q])
 
 
@@ -259,16 +269,19 @@ def soften_backward(weights: Any, given: Any, first: Any, groups: int, factor: A
         for q in range(queries):
             t = q % length
             low, high = first[b, t], keys - length + t + 1
-            w, o = row[low:high], outer[low:high]
-            read(weights[r, q, low:high], w)
-            read(given[r, q, low:high], o)
+            begins, ends = low // WHOLE * WHOLE, min(keys, -(-high // WHOLE) * WHOLE)
+            w, o = row[begins:ends], outer[begins:ends]
+            read(weights[r, q, begins:ends], w)
+            read(given[r, q, begins:ends], o)
+            outer[begins:low] = 0
+            outer[high:ends] = 0
             inner = np.float32(0)
             for i in range(len(w)):
                 inner += w[i] * o[i]
             for i in range(len(w)):
                 o[i] = w[i] * (o[i] - inner) * factor
-            outer[:low] = 0
-            outer[high:] = 0
+            outer[:begins] = 0
+            outer[ends:] = 0
             write(outer, given[r, q])
 
 
@@ -288,9 +301,7 @@ def cross_entropies(logits: Any, labels: Any, z_loss: Any, wanted: bool, found: 
                 logits[r, :] = 0
             continue
         read(logits[r], row)
-        most, total = row[0], spoiled(row)
-        for i in range(size):
-            most = max(most, row[i])
+        most, total = largest(row)
         of_label = row[label] - most
         for i in range(size):
             row[i] -= most

@@ -53,7 +53,7 @@ from jielong.model.memory_of_optimizers import optimizer_memory
 FLOAT, HALF = 4, 2  # bytes
 MIB = 1 << 20
 TILE = 128  # queries: that of tiles.py
-LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}  # of a piece, at most: those of cross_entropy.py
+LOGITS = {"cpu": 1 << 23, "cuda": 1 << 26}  # of a piece, at most: those of cross_entropy.py
 
 
 @dataclass(frozen=True)

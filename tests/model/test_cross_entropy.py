@@ -208,4 +208,4 @@ def test_z_loss_by_hand() -> None:
 
 
 def test_pieces_are_whole_sixty_fours() -> None:
-    assert piece("cpu", 6400) == 640 and piece("cpu", 1 << 20) == 64 and piece("cuda", 1 << 16) == 1024
+    assert piece("cpu", 6400) == 1280 and piece("cpu", 1 << 20) == 64 and piece("cuda", 1 << 16) == 1024

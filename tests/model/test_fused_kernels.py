@@ -79,13 +79,17 @@ def test_exponentials() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 33, 100])
-def test_what_is_not_finite_is_seen_at_every_place(size: int) -> None:
-    assert kernels.spoiled(np.full(size, np.finfo(np.float32).max, np.float32)) == 0
+def test_the_largest_and_what_is_not_finite_at_every_place(size: int) -> None:
+    most = np.finfo(np.float32).max
+    for x in (np.full(size, most), np.full(size, -most), random(size), -np.abs(random(size)), np.zeros(size) * -1.0):
+        x = x.astype(np.float32)
+        found, nothing = kernels.largest(x)
+        assert found == x.max() and nothing == 0
     for bad in (NAN, -NAN, INFINITE, -INFINITE):
         for place in range(size):
             x = random(size)
             x[place] = bad
-            assert np.isnan(kernels.spoiled(x))
+            assert np.isnan(kernels.largest(x)).all()
 
 
 @pytest.mark.parametrize("size", SIZES)
