@@ -7,8 +7,8 @@
 Sides (the other two are described in quality_peers.py):
 
     ours      the recipe's [tokenizer] and [train], for as many tokens as the time allows
-    Trainer   transformers.Trainer with packed rows as run_clm.py makes them, at 5e-4 and at each of --trainer-learning-rates
-    script    what small community scripts do: a document a row, cut or filled up; AdamW, cosine to a tenth, at 5e-4 and others
+    Trainer   transformers.Trainer with packed rows as run_clm.py makes them, at each of --trainer-learning-rates (5e-4 where none is given)
+    script    what small community scripts do: a document a row, cut or filled up; AdamW, cosine to a tenth, at 5e-4 or others
 
 All get the documents that the recipe's data stage leaves, the shape of the recipe's model (--shape changes it for all, --set anything
 for our side alone) with the same initial weights, tokens a step and micro-batch. Tokenizers are each side's own, of the same size.
@@ -68,7 +68,7 @@ from jielong.train.config import Config
 SIDES = ("ours", "Trainer", "script")
 FILL, OVER, UNDER = 0.97, 1.03, 0.9  # of the time: planned, at most, at least
 REHEARSED = 0.02  # of the time, at least
-RATE = 5e-4  # of Trainer and script, before others
+RATE = 5e-4  # of Trainer and script, where no other is given
 MOST_REHEARSED = 400  # steps
 PROMPTS = 3
 
@@ -199,8 +199,8 @@ def requests(recipe: Recipe, runs: dict[str, Run], options: argparse.Namespace) 
     }  # fmt: skip
     rates = {
         "ours": [train.learning_rate],
-        "Trainer": [RATE, *options.trainer_learning_rates],
-        "script": [RATE, *options.script_learning_rates],
+        "Trainer": options.trainer_learning_rates,
+        "script": options.script_learning_rates,
     }
     return [
         {**shared, "side": side, "learning_rate": rate, "run": str(runs["ours" if side == "ours" else "peers"].root)}
@@ -280,8 +280,8 @@ def main() -> None:
     parser.add_argument("--shape", action="append", default=[], help="key=value of [model], for all sides")
     parser.add_argument("--set", action="append", default=[], help="section.key=value, for our side alone")
     parser.add_argument("--length", type=int, help="rows of the others and of the judge (default: our longest)")
-    parser.add_argument("--trainer-learning-rates", type=float, nargs="+", default=[], help=f"besides {RATE:g}")
-    parser.add_argument("--script-learning-rates", type=float, nargs="+", default=[], help=f"besides {RATE:g}")
+    parser.add_argument("--trainer-learning-rates", type=float, nargs="+", default=[RATE])
+    parser.add_argument("--script-learning-rates", type=float, nargs="+", default=[RATE])
     parser.add_argument(
         "--trainer-bf16", action="store_true", help="bf16=True for the Trainer, where our recipe has it"
     )

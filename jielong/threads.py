@@ -54,15 +54,16 @@ def _serve(queue: SimpleQueue[Callable[[int], Any]], number: int) -> None:
 
 
 _BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_HOME = os.getpid()
 
 
 @cache
 def _torch_threads(process: int) -> Callable[[Callable[[Any], None], int], None] | None:
     """(function, threads): function(...) in each of torch's threads, this one among them; None where there is no way to them.
 
-    process: its number, that of the one that asked first. A fork has another one, and no threads.
+    process: its number. A fork has another one, and none of these threads.
     """
-    if _torch_threads.cache_info().currsize or (torch := sys.modules.get("torch")) is None:
+    if process != _HOME or (torch := sys.modules.get("torch")) is None:
         return None
     try:
         lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -73,7 +74,23 @@ def _torch_threads(process: int) -> Callable[[Callable[[Any], None], int], None]
     except (OSError, StopIteration, AttributeError):
         return None
     start.argtypes, start.restype = (_BODY, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
-    return lambda function, threads: start(_BODY(function), None, threads, 0)
+
+    def together(function: Callable[[Any], None], threads: int) -> None:
+        errors = list[BaseException]()
+
+        def body(nothing: Any) -> None:
+            try:
+                function(nothing)
+            except (
+                BaseException
+            ) as error:  # what leaves a body (Ctrl-C between two pieces, say) would be printed and forgotten
+                errors.append(error)
+
+        start(_BODY(body), None, threads, 0)
+        if errors:
+            raise errors[0]
+
+    return together
 
 
 def share(work: Callable[[int, int], Any], rows: int, threads: int) -> None:
@@ -87,7 +104,7 @@ def share(work: Callable[[int, int], Any], rows: int, threads: int) -> None:
         return
     pieces = min(rows, 4 * threads)
     bounds = [rows * piece // pieces for piece in range(pieces + 1)]
-    claims, done, errors = iter(range(pieces)), threading.Semaphore(0), list[BaseException]()
+    claims, done, errors = iter(range(pieces)), SimpleQueue[None](), list[BaseException]()
 
     def run(thread: Any) -> None:
         for piece in claims:  # taking the next of a range is one operation of the interpreter
@@ -95,10 +112,15 @@ def share(work: Callable[[int, int], Any], rows: int, threads: int) -> None:
                 work(bounds[piece], bounds[piece + 1])
             except BaseException as error:
                 errors.append(error)
-            done.release()
+            if together is None:
+                done.put(None)
 
-    (_torch_threads(os.getpid()) or run_together)(run, threads)
-    for _ in range(pieces):
-        done.acquire()
+    together = _torch_threads(os.getpid())
+    if together is not None:
+        together(run, threads)  # back when all are
+    else:
+        run_together(run, threads)
+        for _ in range(pieces):
+            done.get()
     if errors:
         raise errors[0]

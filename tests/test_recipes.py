@@ -18,6 +18,7 @@ from jielong.model.hf import read_config
 from jielong.recipe import load, shipped
 from jielong.runs import Run
 from jielong.train.checkpoints import newest
+from jielong.train.config import Config as TrainConfig
 from jielong.workflow import run_stages
 from tests.corpus import texts, write_jsonl
 
@@ -63,6 +64,12 @@ def settled(name: str) -> Config:
     return config.with_vocab(getattr(recipe.sections["tokenizer"], "vocab_size", 0))
 
 
+def test_jerry_grows_its_rows_and_goes_from_adam_to_muon() -> None:
+    parts = [part for _, part in load("jerry-0.18b").section("train", TrainConfig).parts()]
+    assert [part.sequence_length for part in parts] == [128, 256, 512, 1024]
+    assert [part.optimizer for part in parts] == ["adamw", "adamw", "muon", "muon"]
+
+
 def test_every_system_has_a_recipe() -> None:
     assert set(SYSTEMS) | {"tiny"} == set(shipped())
 
@@ -81,6 +88,8 @@ def test_a_recipe_trains_two_steps(name: str, tmp_path: Path) -> None:
         sizes += ["model.moe_intermediate_size=24", "model.shared_expert_intermediate_size=24"]
     if settled(name).rope_scaling is not None:
         sizes += ["model.rope_scaling.original_max_position_embeddings=32"]
+    if load(name).section("train", TrainConfig).phases:
+        sizes += ['train.phases=[{share=0.5,sequence_length=16},{share=0.5,optimizer="muon"}]']
     recipe = load(name, [*SMALL, *sizes], [str(tmp_path / "news.jsonl")])
     run = Run(tmp_path / "run")
     run_stages(recipe, run, list(recipe.sections), ())

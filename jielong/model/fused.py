@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from jielong.model import fused_kernels as kernels
 from jielong.threads import share
 
-LEAST = 1 << 14  # numbers; below, waking another thread costs more than it brings
+LEAST = 1 << 17  # numbers; below, another thread costs more than it brings
 PARTS = 8  # of a sum over rows, whatever the number of threads
 KINDS = (torch.float32, torch.bfloat16)
 

@@ -51,7 +51,7 @@ def move_on(job: Job, engine: Engine, at: Position, log: Logbook) -> None:
     schedule = job.config.phases[here.phase].schedule or f"the run's {now.schedule}"
     log.event(
         at.step, "phase",
-        f"phase {here.phase + 1} of {len(job.plan.stretches)} begins: {here.describe()}, {now.optimizer} with {state}, "
+        f"phase {here.phase + 1} of {len(job.plan.stretches)} begins with step {at.step + 1:,}: {here.describe()}, {now.optimizer} with {state}, "
         f"learning rate {now.learning_rate:g} ({schedule})",
         phase=here.phase,
     )  # fmt: skip

@@ -159,6 +159,7 @@ class TorchEngine:
         self.optimizer = open_optimizer(self.model, config, self.device, None if self.sharded else self.world)
         if carried:
             carry(before, self.optimizer)
+        self._host.forget("optimizer.")
 
     def balance(self, expert_use_LE: Tensor) -> None:
         """After a step: move the experts' biases towards an even load, where the model balances in that way."""

@@ -43,6 +43,10 @@ class HostCopies:
             torch.cuda.synchronize()
         return found
 
+    def forget(self, prefix: str) -> None:
+        """Let go of the copies whose names begin so: what they were of is gone."""
+        self._held = {name: held for name, held in self._held.items() if not name.startswith(prefix)}
+
 
 def by_parameter(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, dict[str, Tensor]]:
     """Optimizer state of each parameter, by kind, from tensors named `kind.parameter`.

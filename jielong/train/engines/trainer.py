@@ -51,6 +51,7 @@ from jielong.train.config import Config
 from jielong.train.engines.pytorch import LossModule, TorchEngine
 from jielong.train.job import Job
 from jielong.train.loop import Steps, train
+from jielong.train.optimizers.checks import check_engine_of
 from jielong.world import World, wait
 
 
@@ -94,18 +95,7 @@ def refuse(config: Config, model: ModelConfig) -> None:
         raise RecipeError(
             f"train.engine: hf has no shifted attention, got model.shifted_attention = {model.shifted_attention}; use torch"
         )
-    if config.precision == "fp8":
-        raise RecipeError("train.precision: not with engine hf, got 'fp8'; use auto, or engine torch")
-    if config.parallel == "fsdp":
-        raise RecipeError(
-            "train.parallel: engine hf keeps all weights on each device, got 'fsdp'; use ddp, or engine torch"
-        )
-    for place, part in config.parts():
-        if part.tokens_per_step_start is not None:
-            raise RecipeError(
-                f"{place}.tokens_per_step_start: engine hf has no batch ramp, got {part.tokens_per_step_start}; remove it, say "
-                "steps of other sizes in phases, or use engine torch"
-            )
+    check_engine_of(config)
 
 
 # ------------------------------------------------------------------------------------------- one model, two faces

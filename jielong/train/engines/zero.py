@@ -89,10 +89,6 @@ def check_recipe(config: Config, device: torch.device) -> None:
         raise RecipeError(
             f"train.device: not with engine deepspeed, got {device.type}; cpu or cuda; change one of them"
         )
-    if config.compile:
-        raise RecipeError(
-            "train.compile: not with engine deepspeed, got true; its hooks are not compiled; set it to false, or engine to torch"
-        )
     if config.cpu_offload and config.zero_stage == 0:
         raise RecipeError("train.cpu_offload: nothing to offload, got true with zero_stage 0; use zero_stage 1, 2 or 3")
 

@@ -1,4 +1,4 @@
-"""Which optimizers go with which engine: asked when a recipe is read (train/config.py), so without torch."""
+"""What goes with which engine, optimizers first: asked when a recipe is read (train/config.py), so without torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ def check_optimizer(config: Config) -> None:
 
 
 def check_engine_of(config: Config) -> None:
-    """Whether the optimizers go with the engine, on whatever machine. Raises RecipeError."""
+    """Whether the optimizers and the rest of the table go with the engine, on whatever machine. Raises RecipeError."""
+    if config.engine == "hf":
+        _check_hf(config)
+    if config.engine == "deepspeed" and config.compile:
+        raise RecipeError(
+            "train.compile: not with engine deepspeed, got true; its hooks are not compiled; set it to false, or engine to torch"
+        )
     for name in _names(config):
         if name == "adamw8bit":
             where = "engine deepspeed" if config.engine == "deepspeed" else "parallel fsdp"
@@ -44,6 +50,21 @@ def check_engine_of(config: Config) -> None:
         raise RecipeError(
             f"train.ema_decay: not with engine deepspeed, got {config.ema_decay:g}; remove it, or use engine torch"
         )
+
+
+def _check_hf(config: Config) -> None:
+    if config.precision == "fp8":
+        raise RecipeError("train.precision: not with engine hf, got 'fp8'; use auto, or engine torch")
+    if config.parallel == "fsdp":
+        raise RecipeError(
+            "train.parallel: engine hf keeps all weights on each device, got 'fsdp'; use ddp, or engine torch"
+        )
+    for place, part in config.parts():
+        if part.tokens_per_step_start is not None:
+            raise RecipeError(
+                f"{place}.tokens_per_step_start: engine hf has no batch ramp, got {part.tokens_per_step_start}; remove it, say "
+                "steps of other sizes in phases, or use engine torch"
+            )
 
 
 def _names(config: Config) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 
@@ -20,6 +22,14 @@ def test_copies_are_taken_once_and_used_again() -> None:
     second = copies.copy([("a", source)])["a"]
     assert second.data_ptr() == first.data_ptr() and second.tolist() == [1, 2, 3, 4]
     assert copies.copy([("a", torch.zeros(2))])["a"].shape == (2,)  # another shape: another place
+
+
+def test_copies_of_what_is_gone_are_let_go() -> None:
+    copies = HostCopies()
+    held = copies.copy([("optimizer.a", torch.zeros(2)), ("model", torch.zeros(2))])
+    gone, kept = weakref.ref(held.pop("optimizer.a")), held.pop("model").data_ptr()
+    copies.forget("optimizer.")
+    assert gone() is None and copies.copy([("model", torch.ones(2))])["model"].data_ptr() == kept
 
 
 def test_state_by_parameter() -> None:

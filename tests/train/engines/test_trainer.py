@@ -268,14 +268,7 @@ def test_repeated_hits_go_back_and_another_trainer_goes_on(
     [
         ({}, {"position": "alibi"}, r"train\.engine: hf trains classes of transformers only, and .*alibi; use torch"),
         ({}, {"shifted_attention": 8}, r"hf has no shifted attention, got model\.shifted_attention = 8; use torch"),
-        ({"precision": "fp8"}, {}, r"train\.precision: not with engine hf, got 'fp8'"),
-        ({"parallel": "fsdp"}, {}, r"train\.parallel: engine hf keeps all weights on each device, got 'fsdp'"),
-        ({"tokens_per_step_start": 512}, {}, r"train\.tokens_per_step_start: engine hf has no batch ramp, got 512"),
-        (
-            {"phases": [{"share": 1}, {"share": 1, "tokens_per_step_start": 512}]},
-            {},
-            r"train\.phases\.1\.tokens_per_step_start: engine hf has no batch ramp",
-        ),
+        ({"engine": "hf", "precision": "fp8"}, {}, r"train\.precision: not with engine hf, got 'fp8'"),
     ],
 )
 def test_what_is_refused(settings: dict[str, Any], shape: dict[str, Any], said: str) -> None:

@@ -30,6 +30,20 @@ from jielong.train.optimizers.checks import check_optimizer
             {"parallel": "fsdp", "phases": [{"share": 1.0, "optimizer": "adamw8bit"}]},
             r"train\.optimizer: .*got 'adamw8bit' with parallel fsdp",
         ),
+        ({"engine": "deepspeed", "compile": True}, r"train\.compile: not with engine deepspeed"),
+        ({"engine": "hf", "precision": "fp8"}, r"train\.precision: not with engine hf, got 'fp8'"),
+        (
+            {"engine": "hf", "parallel": "fsdp"},
+            r"train\.parallel: engine hf keeps all weights on each device, got 'fsdp'",
+        ),
+        (
+            {"engine": "hf", "tokens_per_step_start": 512},
+            r"train\.tokens_per_step_start: engine hf has no batch ramp, got 512",
+        ),
+        (
+            {"engine": "hf", "phases": [{"share": 1}, {"share": 1, "tokens_per_step_start": 512}]},
+            r"train\.phases\.1\.tokens_per_step_start: engine hf has no batch ramp",
+        ),
     ],
 )
 def test_what_is_refused(settings: dict[str, Any], said: str) -> None:
