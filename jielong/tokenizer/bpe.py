@@ -32,6 +32,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from jielong.data.cleaning.scan import encode
 from jielong.errors import TokenizerError
 from jielong.runs import write_json
+from jielong.tokenizer.chat.chatml import CHATML
 from jielong.tokenizer.config import END_OF_TEXT
 from jielong.tokenizer.encoding.fixed_words import ORDINARY, FixedWords
 from jielong.tokenizer.encoding.splitting import open_splitter
@@ -47,12 +48,6 @@ PUNCTUATION = r" ?[^\s\p{L}\p{M}\p{N}\p{Han}]+[\r\n]*"
 SPACE = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 
 BATCH_CHARS = 1_000_000  # of text that is cut at once
-
-# ChatML; turns are rendered here and nowhere else
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def pre_split(split_digits: bool, split_letters: bool = False) -> str:
@@ -191,6 +186,6 @@ def save(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
         "pad_token": END_OF_TEXT,
         "unk_token": None,
         "clean_up_tokenization_spaces": False,
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": CHATML,
     }
     write_json(folder / "tokenizer_config.json", config)

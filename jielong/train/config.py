@@ -61,9 +61,9 @@ class Config(Section):
     micro_batch_tokens: int = harmless(
         8_192, "at most this many tokens go through the model at once; a step accumulates gradients over them", ge=1
     )
-    packing: Literal["packed", "truncated"] = Field(
+    packing: Literal["packed", "whole", "truncated"] = Field(
         "packed",
-        description="packed: documents end to end, nothing cut; truncated: one a row, cut and padded, to compare",
+        description="packed: documents end to end; whole: none is divided, as many in a row as fit; truncated: one a row, cut and padded",
     )
     document_mask: bool = Field(True, description="attention and positions stay inside a document of a packed row")
     learning_rate: float = Field(1e-3, description="peak learning rate", gt=0)
@@ -166,13 +166,16 @@ class Config(Section):
                 f"{max(lengths)}; raise it"
             )
         if (
-            self.packing == "truncated"
+            self.packing != "packed"
             and len({phase.sequence_length or self.sequence_length for phase in self.phases}) > 1
         ):
             raise ValueError(
-                "phases: rows of different lengths, got packing truncated, where a document is a row of one length; use packed, or "
+                f"phases: rows of different lengths, got packing {self.packing}, where rows are of one length; use packed, or "
                 "one sequence_length"
             )
+        mixed = self.mix is not None or any(phase.weights or phase.temperature for phase in self.phases)
+        if self.packing == "whole" and mixed:
+            raise ValueError("packing: rows of whole documents have no mix, got whole; use packed, or remove the mix")
         return self
 
     def in_phase(self, number: int) -> Config:

@@ -83,16 +83,16 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan(config: Config, longest: int, available: dict[str, int], processes: int = 1, documents: int = 0) -> Plan:
+def plan(config: Config, longest: int, available: dict[str, int], processes: int = 1, rows: int = 0) -> Plan:
     """Derive a run's arithmetic. `longest`: the model's max_position_embeddings; `available`: tokens of each source;
-    `documents`: how many there are, which are the rows of an epoch of truncated packing.
+    `rows`: of an epoch, where they are not full (`rows_of_an_epoch`); 0: as if they were.
 
     Warm-up and total are counted in optimizer steps; each phase's budget is rounded up to whole steps. Raises RecipeError for a mix
     that the corpus cannot give, and for a step that cannot be divided among the processes.
     """
     check_processes(config, longest, processes)
     stretches, step, tokens = list[Stretch](), 1, 0
-    for number, budget in enumerate(_budgets(config, longest, available, documents)):
+    for number, budget in enumerate(_budgets(config, longest, available, rows)):
         stretches.append(_stretch(config.in_phase(number), number, budget, longest, processes, step, tokens))
         step, tokens = step + stretches[-1].steps, tokens + stretches[-1].tokens
     if config.mix is not None and tokens > mixing.most(config.mix, available):
@@ -106,14 +106,14 @@ def plan(config: Config, longest: int, available: dict[str, int], processes: int
     )
 
 
-def _budgets(config: Config, longest: int, available: dict[str, int], documents: int) -> list[int]:
+def _budgets(config: Config, longest: int, available: dict[str, int], rows: int) -> list[int]:
     """Tokens of each phase; of the run, without phases."""
     if config.phases and config.phases[0].tokens is not None:
         return [phase.tokens or 0 for phase in config.phases]
 
     def passes(number: float) -> int:
-        if config.packing == "truncated" and mix is None:  # rows of one length, in all phases
-            return math.ceil(number * documents) * (config.in_phase(0).sequence_length or longest)
+        if config.packing != "packed" and mix is None and rows:  # of one length, in all phases
+            return math.ceil(number * rows) * (config.in_phase(0).sequence_length or longest)
         named = available if mix is None else mixing.shares(mix, available)
         return math.ceil(number * sum(available[name] for name in named))
 

@@ -15,6 +15,8 @@ asked for a fresh text by giving it <eot>. (Where the shards open documents with
 is never a label.) A document that was cut by the end of a row goes on in the next row with
 positions from 0 and without its earlier part in view.
 
+`WholeLoader` (whole.py): no document is divided, as many in a row as fit. Shards with a mask are read by it alone.
+
 `TruncatedLoader`: one document a row in the same order, cut or filled up, as many small projects do it, to compare with. The
 end-of-text takes the place of a cut document's last token that fits: a model that never sees an end learns never to end.
 
@@ -43,7 +45,7 @@ from jielong.train.orders import Mixed as Mixed
 from jielong.train.orders import Natural as Natural
 from jielong.train.walking import Walk
 
-PACKINGS = ("packed", "truncated")
+PACKINGS = ("packed", "whole", "truncated")
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,11 @@ class Loader:
         """
         if shards.target_tokens == 0:
             raise ShardError(f"{shards.folder}: the split {shards.split!r} holds no document; give more text")
+        if shards.scheme.masked:
+            raise ShardError(
+                f"{shards.folder}: not all of its tokens are to be learned, which rows that divide documents do not tell apart; use "
+                'packing = "whole"'
+            )
         self.shards, self.length, self.seed, self._made_with = shards, sequence_length, seed, (mix, tokens)
         self.order: Natural | Mixed = (
             Natural(shards, seed)
@@ -161,11 +168,24 @@ def open_loader(
     state: LoaderState | None = None,
     mix: Mix | None = None,
     tokens: int | None = None,
-) -> PackedLoader | TruncatedLoader:
+) -> Loader:
     """The loader of a packing, one of PACKINGS; the rest is as `Loader` has it."""
-    assert packing in PACKINGS
-    kind = PackedLoader if packing == "packed" else TruncatedLoader
-    return kind(shards, sequence_length, seed, state, mix, tokens)
+    return _kind(packing)(shards, sequence_length, seed, state, mix, tokens)
+
+
+def _kind(packing: str) -> type[Loader]:
+    from jielong.train.whole import WholeLoader
+
+    return {"packed": PackedLoader, "whole": WholeLoader, "truncated": TruncatedLoader}[packing]
+
+
+def rows_of_an_epoch(packing: str, shards: Shards, sequence_length: int, seed: int) -> int:
+    """Rows that the documents of a split fill once where rows are not full; 0 where they are."""
+    if packing == "whole":
+        from jielong.train.whole import WholeLoader
+
+        return WholeLoader(shards, sequence_length, seed).rows_in_an_epoch
+    return shards.documents if packing == "truncated" else 0
 
 
 def _walk_plainly(
@@ -231,6 +251,9 @@ def evaluation_batches(
         covered += len(document)
         while offset < len(document):
             count = _lay(batch, row, at, document, offset, start, number)
+            if shards.scheme.masked:
+                given = ~shards.learned(document_number)[offset : offset + count]
+                batch.labels[row, at : at + count][given] = IGNORE
             offset, at, number = offset + count, at + count, number + 1
             if offset == len(document):
                 text_bytes += shards.document_bytes(document_number)

@@ -158,7 +158,7 @@ class Steps:
                   "loader_seconds": round(self._waited, 6), **self._listener.measured(rate)}  # fmt: skip
         if config.phases:
             record["phase"] = at.phase
-        if config.packing == "truncated":
+        if config.packing != "packed":
             record |= {"labels": self.rows.labels, "left_out": self.rows.left_out}
         if used is not None or config.z_loss:
             record["auxiliary_loss"] = _number(auxiliary)

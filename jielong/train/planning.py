@@ -286,7 +286,9 @@ def _arithmetic(config: ModelConfig, train: TrainConfig, tokens: int | None, kno
     else:
         source, tokens = "assumed", TOKENS_PER_PARAMETER * parameters(config)
     if tokens is None:
-        return source, plan(train, longest, dict(known.tokens or {}), documents=known.documents)
+        return source, plan(
+            train, longest, dict(known.tokens or {}), rows=known.documents * (train.packing == "truncated")
+        )
     shares: dict[str, Any] = {"tokens": None, "epochs": None, "weights": {}, "temperature": None}
     phases = tuple(
         phase.model_copy(update=shares | {"share": phase.tokens or phase.epochs or phase.share})

@@ -39,6 +39,7 @@ def run(
     from jielong.train import checkpoints
     from jielong.train.engines.opening import check_engine, open_engine
     from jielong.train.job import Job, plan
+    from jielong.train.loader import rows_of_an_epoch
     from jielong.train.loop import graceful_stop, train
 
     world = this_world()
@@ -58,7 +59,8 @@ def run(
     built = context.run.manifest("model")
     assert built is not None, "the model stage runs first"
     longest = shape.max_position_embeddings
-    arithmetic = plan(config, longest, shards.available(), world.size, shards.documents)
+    rows = rows_of_an_epoch(config.packing, shards, config.in_phase(0).sequence_length or longest, context.seed)
+    arithmetic = plan(config, longest, shards.available(), world.size, rows)
     with graceful_stop() as stop, joined(world, device):
         newest = None
         if world.first:

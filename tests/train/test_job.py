@@ -40,7 +40,7 @@ def test_processes_divide_a_step() -> None:
 
 def test_an_epoch_of_truncated_rows_is_the_documents() -> None:
     config = Config(packing="truncated", tokens_per_step=64, epochs=2.0)
-    assert plan(config, 16, {"text": 100_000}, documents=30).total_steps == 15
+    assert plan(config, 16, {"text": 100_000}, rows=30).total_steps == 15
 
 
 # ------------------------------------------------------------------------------------------------------ phases
@@ -73,7 +73,7 @@ def test_a_plan_of_phases_by_hand() -> None:
 def test_budgets_of_phases() -> None:
     def tokens(available: int = 1000, documents: int = 0, **table: Any) -> list[int]:
         config = Config.model_validate({"tokens_per_step": 10, "micro_batch_tokens": 10, "sequence_length": 10} | table)
-        return [s.tokens for s in plan(config, 16, {"a": available, "b": 500}, documents=documents).stretches]
+        return [s.tokens for s in plan(config, 16, {"a": available, "b": 500}, rows=documents).stretches]
 
     assert tokens(phases=[{"epochs": 0.5}, {"epochs": 2}]) == [750, 3000]
     assert tokens(phases=[{"share": 1}, {"share": 3}], tokens=400) == [100, 300]

@@ -231,7 +231,7 @@ def test_the_packing_is_chosen(tmp_path: Path) -> None:
     shards = make(tmp_path, [[1, 2]])
     assert type(open_loader("packed", shards, 4, 1)) is PackedLoader
     assert type(open_loader("truncated", shards, 4, 1)) is TruncatedLoader
-    assert PACKINGS == ("packed", "truncated")
+    assert PACKINGS == ("packed", "whole", "truncated")
 
 
 def test_evaluation_by_hand(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from jielong.errors import InputError
 from jielong.runs import list_runs
 from jielong.tokenizer.folder import TokenizerFolder, open_folder, show_bytes
-from jielong.tokenizer.shards.manifest import COUNTED, PARTS, is_shards, read_manifest
+from jielong.tokenizer.shards.manifest import COUNTED, is_shards, read_manifest
 from jielong.tokenizer.shards.reading import Shards
 
 
@@ -76,7 +76,7 @@ def describe(folder: Path) -> dict[str, Any]:
     for split, entry in splits.items():
         Shards(folder, split)  # sizes
         rows[split] = {key: entry[key] for key in COUNTED} | {
-            "bytes_on_disk": sum((folder / f"{row['name']}.{part}").stat().st_size for row in entry["files"] for part in PARTS),
+            "bytes_on_disk": sum((folder / f"{row['name']}.{part}").stat().st_size for row in entry["files"] for part in scheme.parts),
             "by_source": entry["by_source"],
             "files": entry["files"],
         }  # fmt: skip

@@ -5,6 +5,7 @@
       train-00000.idx     int64, documents + 1: where each document starts in the .bin, in tokens
       train-00000.bytes   int64, documents: UTF-8 bytes of each document's text (bits per byte are counted from text)
       train-00000.src     uint16, documents: the number of each document's source in the manifest's list
+      train-00000.use     uint8, tokens, only in shards with a mask: 1 for a token that is learned, 0 for one that is only given
       validation-...
       manifest.json       the scheme (dtype, vocabulary, end and start ids), and per split: counts (also for each source and
                           each file), files and the checksums of their four parts
@@ -34,6 +35,7 @@ from jielong.tokenizer.config import UINT16_IDS
 
 FORMAT = 3
 PARTS = ("bin", "idx", "bytes", "src")
+MASK = "use"  # the part of shards with a mask
 COUNTED = ("documents", "tokens", "bytes", "chars")
 NO_SUM = "0" * 32
 AGAIN = "make the shards again: jielong tokenizer RECIPE --fresh"
@@ -48,6 +50,7 @@ class Scheme:
     start_id: int | None = None  # stands before each document's tokens; None: nothing does
     closes: bool = True  # whether end_id stands behind each document's tokens
     dtype: str = "auto"  # auto, uint16 or uint32; auto: the narrower one that holds every id
+    masked: bool = False  # whether it is written of each token if it is learned (conversations: answers are)
 
     def __post_init__(self) -> None:
         assert 0 <= self.end_id < self.vocab_size and (self.start_id is None or 0 <= self.start_id < self.vocab_size)
@@ -63,6 +66,11 @@ class Scheme:
     def id_type(self) -> np.dtype[Any]:
         """The little-endian type of an id."""
         return np.dtype(self.dtype).newbyteorder("<")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The files of a shard, by their endings."""
+        return (*PARTS, MASK) if self.masked else PARTS
 
     @property
     def around(self) -> int:
@@ -85,6 +93,7 @@ def write_manifest(folder: Path, scheme: Scheme, splits: dict[str, dict[str, Any
         "end_of_text_id": scheme.end_id,
         "start_id": scheme.start_id,
         "ends_documents": scheme.closes,
+        **({"masked": True} if scheme.masked else {}),
         "splits": splits,
     }
     data = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n"
@@ -104,7 +113,12 @@ def read_manifest(folder: Path) -> tuple[Scheme, dict[str, dict[str, Any]]]:
                 raise ShardError(f"{path}: damaged, its checksum differs from its content's; {AGAIN}")
             start = value["start_id"]
             scheme = Scheme(
-                value["vocab_size"], value["end_of_text_id"], start, value["ends_documents"], value["dtype"]
+                value["vocab_size"],
+                value["end_of_text_id"],
+                start,
+                value["ends_documents"],
+                value["dtype"],
+                bool(value.get("masked", False)),
             )
             return scheme, dict(value["splits"])
     except (OSError, KeyError, TypeError, ValueError) as error:

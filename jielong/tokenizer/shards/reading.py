@@ -5,7 +5,7 @@ reads everything, at the speed of the disk (the checksum itself takes some GB/s)
 step: what that finds would otherwise be found by nobody.
 
 Two views of a document: `document` is what is stored, `targets` what a model learns to predict. They differ where a
-start id is stored: it is given, never predicted.
+start id is stored: it is given, never predicted. In shards with a mask `learned` says which of the targets count.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from jielong.errors import ShardError
 from jielong.progress import Progress
 from jielong.runs import hash_file
-from jielong.tokenizer.shards.manifest import AGAIN, COUNTED, PARTS, Scheme, read_manifest
+from jielong.tokenizer.shards.manifest import AGAIN, COUNTED, MASK, Scheme, read_manifest
 
 
 class Shards:
@@ -34,15 +34,17 @@ class Shards:
             raise ShardError(f"{folder}: no split {split!r}; it has {', '.join(splits) or 'none'}; name one of them")
         entry = splits[split]
         self.files: list[dict[str, Any]] = entry["files"]
-        bins, offsets, lengths, origins = [], [], [], []
+        bins, offsets, lengths, origins, masks = [], [], [], [], []
         for row in self.files:
             name, documents = folder / row["name"], row["documents"]
             bins.append(_map(name.with_suffix(".bin"), scheme.id_type, row["tokens"]))
             offsets.append(_map(name.with_suffix(".idx"), np.dtype("<i8"), documents + 1))
             lengths.append(_map(name.with_suffix(".bytes"), np.dtype("<i8"), documents))
             origins.append(_map(name.with_suffix(".src"), np.dtype("<u2"), documents))
+            if scheme.masked:
+                masks.append(_map(name.with_suffix(f".{MASK}"), np.dtype(np.uint8), row["tokens"]))
         self._hold(folder, split, scheme, entry["by_source"], bins, offsets)
-        self._lengths, self._origins = lengths, origins
+        self._lengths, self._origins, self._masks = lengths, origins, masks
 
     def _hold(
         self,
@@ -69,7 +71,11 @@ class Shards:
 
     def verify(self) -> None:
         """Read every file and compare its checksum. Raises ShardError naming the file."""
-        paths = [(self.folder / f"{row['name']}.{part}", row["xxh3_128"][part]) for row in self.files for part in PARTS]
+        paths = [
+            (self.folder / f"{row['name']}.{part}", row["xxh3_128"][part])
+            for row in self.files
+            for part in self.scheme.parts
+        ]
         with Progress(f"checking the {self.split} shards", sum(path.stat().st_size for path, _ in paths), "B") as bar:
             for path, expected in paths:
                 if hash_file(path, bar.advance) != expected:
@@ -84,6 +90,25 @@ class Shards:
     def targets(self, number: int) -> npt.NDArray[Any]:
         """Token ids of a document that are predicted: all but a stored start id."""
         return self.document(number)[self._skipped :]
+
+    def learned(self, number: int) -> npt.NDArray[np.bool_]:
+        """Of each of a document's targets, whether it is learned; in shards without a mask all are."""
+        if not self.scheme.masked:
+            return np.ones(self.length(number), np.bool_)
+        file, local = self._place(number)
+        offsets = self._offsets[file]
+        return self._masks[file][int(offsets[local]) + self._skipped : int(offsets[local + 1])].view(np.bool_)
+
+    def learned_counts(self) -> npt.NDArray[np.int64]:
+        """Of each document, how many of its targets are learned. Reads the whole mask."""
+        found = [np.diff(offsets) - self._skipped for offsets in self._offsets]
+        if self.scheme.masked:
+            found = []
+            for mask, offsets in zip(self._masks, self._offsets, strict=True):
+                sums = np.concatenate([[0], np.cumsum(mask, dtype=np.int64)])
+                first = np.minimum(offsets[:-1] + self._skipped, offsets[1:])
+                found.append(sums[offsets[1:]] - sums[first])
+        return np.concatenate([*found, np.empty(0, np.int64)]).astype(np.int64)
 
     def length(self, number: int) -> int:
         """Tokens of a document that are predicted; reads two numbers of the index and nothing of the document."""

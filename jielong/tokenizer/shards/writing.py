@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from jielong.tokenizer.shards.manifest import COUNTED, PARTS, Scheme
+from jielong.tokenizer.shards.manifest import COUNTED, MASK, Scheme
 
 ONE_SOURCE = ("text",)  # where nothing is said about sources
 Ids = npt.NDArray[np.uint32]
@@ -38,12 +38,16 @@ class Documents:
     text_bytes: Counts
     characters: Counts
     origins: Counts  # the numbers of their sources
+    learned: npt.NDArray[np.bool_] | None = None  # (tokens,), where the scheme has a mask
 
     def part(self, start: int, end: int) -> Documents:
         """Documents from `start` up to `end`."""
         first, last = int(self.lengths[:start].sum()), int(self.lengths[:end].sum())
-        rows = (row[start:end] for row in (self.lengths, self.text_bytes, self.characters, self.origins))
-        return Documents(self.tokens[first:last], *rows)
+        lengths, sizes, characters, origins = (
+            row[start:end] for row in (self.lengths, self.text_bytes, self.characters, self.origins)
+        )
+        learned = None if self.learned is None else self.learned[first:last]
+        return Documents(self.tokens[first:last], lengths, sizes, characters, origins, learned)
 
 
 def pack(rows: Sequence[Sequence[int]]) -> tuple[Ids, Counts]:
@@ -153,17 +157,20 @@ class ShardWriter:
             room = self.shard_tokens - int(self._counts[:, 1].sum())
             to = min(len(ends), int(np.searchsorted(ends, first + room)) + 1)  # the first one that reaches it closes it
             last = int(ends[to - 1])
-            self._write(given, slice(at, to), given.tokens[first:last])
+            self._write(given, slice(at, to), slice(first, last))
             if last - first >= room:
                 self._close_shard()
             at, first = to, last
 
-    def _write(self, given: Documents, rows: slice, tokens: npt.NDArray[Any]) -> None:
+    def _write(self, given: Documents, rows: slice, tokens: slice) -> None:
         if not self._parts:
-            self._parts = {part: _Part(self.folder / f"{self._stem()}.{part}") for part in PARTS}
+            self._parts = {part: _Part(self.folder / f"{self._stem()}.{part}") for part in self.scheme.parts}
             self._parts["idx"].write(np.zeros(1, "<i8"))
         lengths, origins = given.lengths[rows], given.origins[rows]
-        self._parts["bin"].write(tokens.astype(self.scheme.id_type, copy=False))
+        self._parts["bin"].write(given.tokens[tokens].astype(self.scheme.id_type, copy=False))
+        if self.scheme.masked:
+            assert given.learned is not None and len(given.learned) == len(given.tokens)
+            self._parts[MASK].write(given.learned[tokens].astype(np.uint8))
         self._parts["idx"].write((np.cumsum(lengths) + int(self._counts[:, 1].sum())).astype("<i8"))
         self._parts["bytes"].write(given.text_bytes[rows].astype("<i8"))
         self._parts["src"].write(origins.astype("<u2"))

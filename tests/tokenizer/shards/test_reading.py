@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from jielong.errors import ShardError
-from jielong.tokenizer.shards.manifest import PARTS
+from jielong.tokenizer.shards.manifest import PARTS, Scheme, write_manifest
 from jielong.tokenizer.shards.reading import Shards
-from tests.tokenizer.shards.documents import DOCUMENTS, SCHEMES, START, stored, write
+from jielong.tokenizer.shards.writing import Documents, ShardWriter
+from tests.tokenizer.shards.documents import DOCUMENTS, END, SCHEMES, START, stored, write
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 5])
@@ -78,3 +79,37 @@ def test_truncated_missing_and_foreign_folders(tmp_path: Path) -> None:
         Shards(folder, "validation")
     with pytest.raises(ShardError, match="not a readable shards folder"):
         Shards(tmp_path, "train")
+
+
+def test_what_is_learned(tmp_path: Path) -> None:
+    """A mask lies beside the tokens, through the cut into files; it is checked; without one all targets are learned."""
+    rows = [[START, 5, 6, 7], [START, 8], [START], [START, 9, 10]]
+    marks = [[0, 0, 1, 1], [0, 1], [0], [0, 1, 0]]
+    scheme = Scheme(100, END, START, closes=False, masked=True)
+    sizes = np.array([len(row) for row in rows])
+    given = Documents(np.concatenate(rows), sizes, sizes, sizes, sizes * 0, np.concatenate(marks).astype(bool))
+    with ShardWriter(tmp_path, "train", scheme, 5) as writer:
+        writer.append(given.part(0, 1))
+        writer.append(given.part(1, 4))
+    write_manifest(tmp_path, scheme, {"train": writer.summary()})
+    shards = Shards(tmp_path, "train")
+    shards.verify()
+    assert shards.scheme == scheme and len(shards.files) == 2
+    assert [shards.targets(n).tolist() for n in range(4)] == [row[1:] for row in rows]
+    assert [shards.learned(n).tolist() for n in range(4)] == [[bool(mark) for mark in row[1:]] for row in marks]
+    assert shards.learned_counts().tolist() == [2, 1, 0, 1]
+    path = tmp_path / "train-00001.use"
+    path.write_bytes(bytes([1]) + path.read_bytes()[1:])
+    with pytest.raises(ShardError, match=r"train-00001\.use: damaged shard"):
+        shards.verify()
+    path.unlink()
+    with pytest.raises(ShardError, match=r"train-00001\.use: damaged shard, no such file"):
+        Shards(tmp_path, "train")
+
+
+def test_without_a_mask_all_is_learned(tmp_path: Path) -> None:
+    for name, scheme in SCHEMES.items():
+        shards = Shards(write(tmp_path / name, scheme), "train")
+        assert not shards.scheme.masked and not (tmp_path / name / "train-00000.use").exists()
+        assert [shards.learned(n).tolist() for n in range(5)] == [[True] * shards.length(n) for n in range(5)]
+        assert shards.learned_counts().tolist() == [shards.length(n) for n in range(5)]

@@ -1,0 +1,1 @@
+"""Conversations, and what a turn looks like in text and tokens."""
