@@ -57,7 +57,7 @@ def test_units() -> None:
 
 def test_phases_have_a_row_each() -> None:
     phases = (
-        {"tokens": 10_000, "sequence_length": 64, "tokens_per_step": 512},
+        {"tokens": 10_000, "sequence_length": 64, "tokens_per_step": 512, "optimizer": "adamw"},
         {"tokens": 20_000, "optimizer": "muon"},
     )
     tables, settled = load("tiny").sections, Config.model_validate({"phases": phases}).phases
