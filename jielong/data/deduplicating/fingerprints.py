@@ -96,7 +96,7 @@ def _normalise(data, offsets, table, codes, starts):  # type: ignore[no-untyped-
                 code, at = _code_at(data, at)
                 folded = code if keep_all or code >= 0x10000 else np.uint32(table[code])
                 codes[used] = folded  # no branch, since what is left out cannot be foreseen: it is written over
-                used += np.uint64(folded != 0)
+                used += np.uint64(keep_all or folded != 0)  # NUL itself is 0
             if np.int64(used) > starts[doc]:
                 break
         starts[doc + 1] = used

@@ -4,7 +4,7 @@ from collections import Counter
 from itertools import pairwise
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jielong.data.cleaning.scan import encode
@@ -14,6 +14,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 
 @given(st.lists(TEXT, max_size=6))
+@example(["\x00", "，", "", "\x00甲"])
 def test_normalise_agrees_with_its_twin(texts: list[str]) -> None:
     codes, starts = prints.normalise(*encode(texts))
     found = [codes[start:end].tolist() for start, end in pairwise(starts)]
