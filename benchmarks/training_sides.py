@@ -322,7 +322,9 @@ def write_picture(path: Path, *charts: str) -> None:
 def write_result(path: Path, what: str, options: Any, rows: list[dict[str, Any]], **more: Any) -> None:
     """The JSON of a benchmark: date, versions, machine, options, rows."""
     given = {
-        key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items() if key != "out"
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in vars(options).items()
+        if key not in ("out", "work", "pictures", "request", "result")  # places of one machine
     }
     packages = ("torch", "transformers", "tokenizers", "numpy")
     machine = {
