@@ -96,11 +96,6 @@ class Loader:
         """
         if shards.target_tokens == 0:
             raise ShardError(f"{shards.folder}: the split {shards.split!r} holds no document; give more text")
-        if shards.scheme.masked:
-            raise ShardError(
-                f"{shards.folder}: not all of its tokens are to be learned, which rows that divide documents do not tell apart; use "
-                'packing = "whole"'
-            )
         self.shards, self.length, self.seed, self._made_with = shards, sequence_length, seed, (mix, tokens)
         self.order: Natural | Mixed = (
             Natural(shards, seed)
@@ -108,7 +103,16 @@ class Loader:
             else Mixed(shards, seed, mix, tokens, sequence_length if self.truncated else None)
         )
         self.state = state or self.order.first()
-        self._walk = Walk(shards, self.order, sequence_length, self.truncated)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Make ready what rows are laid with."""
+        if self.shards.scheme.masked:
+            raise ShardError(
+                f"{self.shards.folder}: not all of its tokens are to be learned, which rows that divide documents do not tell apart; "
+                'use packing = "whole"'
+            )
+        self._walk = Walk(self.shards, self.order, self.length, self.truncated)
 
     def __reduce__(self) -> tuple[Any, ...]:  # another process maps the files itself, at addresses of its own
         return type(self), (self.shards, self.length, self.seed, self.state, *self._made_with)

@@ -1,8 +1,8 @@
-"""Rows of whole documents: nothing is cut, as many documents in a row as fit, the rest filled up. For conversations.
+"""Rows of whole documents: none is divided, as many documents in a row as fit, the rest filled up. For conversations.
 
 A conversation that is cut loses the question to its answer, so each is in one row; attention and positions stay inside it, as in packed
 rows. Which ones share a row: the documents of an epoch are shuffled, and of each WINDOW of them the longest comes first, into the
-fullest row that has room for it (best fit). Of rows of 1,024 with conversations of 300 tokens one or two per cent stay empty.
+fullest row that has room for it (best fit). A document that is longer than a row loses its end, which is counted (`Step.left_out`).
 
 What is not learned (the mask of the shards) is given and not predicted: its labels are IGNORE. Only labels count in the loss of a step.
 """
@@ -11,15 +11,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from jielong.errors import ShardError
-from jielong.tokenizer.shards.reading import Shards
 from jielong.train.loader import IGNORE, Batch, Loader, Span, Step
-from jielong.train.mixing import Mix
 from jielong.train.orders import LoaderState, Natural
 from jielong.train.shuffling import shuffled
 
@@ -48,24 +44,10 @@ class WholeLoader(Loader):
 
     truncated = False
 
-    def __init__(
-        self,
-        shards: Shards,
-        sequence_length: int,
-        seed: int,
-        state: LoaderState | None = None,
-        mix: Mix | None = None,
-        tokens: int | None = None,
-    ) -> None:
-        """Raises ShardError for a split without a document."""
-        if shards.target_tokens == 0:
-            raise ShardError(f"{shards.folder}: the split {shards.split!r} holds no document; give more text")
-        assert mix is None, "a mix is refused when the recipe is read"
-        self.shards, self.length, self.seed, self._made_with = shards, sequence_length, seed, (mix, tokens)
-        self.order = Natural(shards, seed)
-        self.state = state or LoaderState()
-        self._sizes = np.array([shards.length(number) for number in range(shards.documents)], np.int64)
-        self._learned = shards.learned_counts()
+    def _prepare(self) -> None:
+        assert isinstance(self.order, Natural), "a mix is refused when the recipe is read"
+        self._sizes = np.array([self.shards.length(number) for number in range(self.shards.documents)], np.int64)
+        self._learned = self.shards.learned_counts()
         self._rows = lru_cache(maxsize=2)(self._rows_of)
 
     def _rows_of(self, epoch: int) -> list[Row]:
@@ -131,11 +113,6 @@ class WholeLoader(Loader):
         """Pass over the next `rows` rows."""
         _, self.state = self._take(self.state, rows)
 
-    def at_length(self, sequence_length: int) -> Loader:
-        """One that reads on behind the documents of the rows that were read. Only of the same length: rows of another one are others."""
-        assert sequence_length == self.length, "refused when the recipe is read"
-        return type(self)(self.shards, sequence_length, self.seed, self.state, *self._made_with)
-
     def spans(self, state: LoaderState, rows: int) -> list[Span]:
         """What stands in the `rows` rows behind a state."""
         found, _ = self._take(state, rows)
@@ -144,6 +121,3 @@ class WholeLoader(Loader):
             for place, row in enumerate(found)
             for number in row
         ]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.shards, self.length, self.seed, self.state, *self._made_with)

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jielong.errors import ShardError
+from jielong.metrics import read_jsonl
 from jielong.tokenizer.shards.manifest import Scheme, write_manifest
 from jielong.tokenizer.shards.reading import Shards
 from jielong.tokenizer.shards.writing import Documents, ShardWriter
 from jielong.train.config import Config
 from jielong.train.loader import IGNORE, LoaderState, PackedLoader, evaluation_batches, open_loader, rows_of_an_epoch
 from jielong.train.whole import WholeLoader, fitted
+from tests.train.conftest import RunTraining
 
 END, START = 3, 2
 
@@ -120,6 +122,7 @@ def test_going_on_from_any_state(tmp_path: Path) -> None:
         spans = loader.spans(state, 1)
         assert sum(span.end - span.begin for span in spans) == int((first.inputs != END).sum())
     same = loader.at_length(8)
+    assert type(same) is WholeLoader
     assert same.state == loader.state and (same.next_batch(2).labels == loader.next_batch(2).labels).all()
 
 
@@ -134,6 +137,26 @@ def test_validation_counts_what_is_learned(tmp_path: Path) -> None:
     shards = make(tmp_path, SIZES)
     labels = sum(int((batch.labels != IGNORE).sum()) for batch, _ in evaluation_batches(shards, 8, 2, None))
     assert labels == shards.learned_counts().sum()
+
+
+def test_a_training_that_is_killed_goes_on(run_training: RunTraining, tmp_path: Path) -> None:
+    settings = {"packing": "whole", "save_every_steps": 2}
+    whole = run_training(tmp_path / "whole", **settings)
+    with pytest.raises(RuntimeError):
+        run_training(tmp_path / "killed", fail_at=6, **settings)
+    assert run_training(tmp_path / "killed", **settings)["final_loss"] == whole["final_loss"]
+    one, two = (read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed"))
+    assert [row["loss"] for row in one] == [row["loss"] for row in two]
+    assert all(0 < row["labels"] <= 64 and row["left_out"] >= 0 for row in one)
+
+
+def test_rows_of_an_epoch_by_packing(tmp_path: Path) -> None:
+    scheme = Scheme(100, END)
+    with ShardWriter(tmp_path, "train", scheme, 50) as writer:
+        writer.add(["x"] * 3, [[5] * 6, [6] * 7, [7]])  # with their ends 7, 8 and 2
+    write_manifest(tmp_path, scheme, {"train": writer.summary()})
+    shards = Shards(tmp_path, "train")
+    assert [rows_of_an_epoch(packing, shards, 9, 1) for packing in ("packed", "whole", "truncated")] == [0, 2, 3]
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

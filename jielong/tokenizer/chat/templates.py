@@ -173,7 +173,10 @@ class ChatTemplate:
             ) from None
         learned = [piece for piece, wanted in pieces if wanted]
         answers = [message.content for message in PROBE.messages if message.role == ASSISTANT]
-        assert all(answer in piece for answer, piece in zip(answers, learned, strict=True))
+        if len(learned) != len(answers) or not all(map(str.__contains__, learned, answers)):
+            raise TokenizerError(
+                "chat_template: writes answers before the model is asked for them; correct it, or take another template"
+            )
 
 
 def _part(conversation: Conversation, turns: int) -> Conversation:

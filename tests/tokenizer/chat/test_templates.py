@@ -144,6 +144,10 @@ def test_a_template_without_markers(tokenizer: TokenizerFolder) -> None:
             "cannot be told",
         ),  # earlier turns change
         ("{% for m in messages %}{{ m['content'] }}{% endfor", "cannot render"),
+        (
+            "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt and messages | length == 2 %}因为{% endif %}",
+            "writes answers before the model is asked",
+        ),
         ("{{ raise_exception('no system role') }}", "cannot render a conversation .no system role"),
     ],
 )
