@@ -3,7 +3,7 @@
 A step is a *hit* when its loss or its gradient norm is not finite or is far above the band of the last `window` steps that were
 taken. A loss may be `loss_deviations` deviations above the median of the newest quarter of them; the deviation is the noise from
 step to step (median absolute difference of successive losses, scaled), which the fall of the loss at the beginning does not widen,
-and at least 5 % of the median. A norm may be `norm_ratio` times its median. Medians, because a band of means is widened by the
+and at least 5 % of the median and 0.05 nats. A norm may be `norm_ratio` times its median, and 1. Medians, because a band of means is widened by the
 first spike it lets through. Before a quarter of a window has been seen, a loss may be 1.5 times the largest one so far, the
 first one three times that of a uniform guess, and a norm is only asked to be finite.
 
@@ -40,6 +40,10 @@ from jielong.train.loader import Span
 
 NEAR = 20  # steps after going back within which the same trouble is the learning rate's
 LEAST_DEVIATION = 0.05  # of the median
+LEAST_NATS, LEAST_NORM = (
+    0.05,
+    1.0,
+)  # a deviation, and a norm that is never a spike: what is nearly known by heart has neither loss nor gradient
 NOISE = 1.4826 / math.sqrt(2)  # times the median absolute difference of normal numbers is their standard deviation
 EARLY, FIRST = 1.5, 3.0  # times the largest loss so far; times a uniform guess
 
@@ -83,8 +87,8 @@ class Guard:
             return (EARLY * max(losses) if losses else FIRST * self._guess), math.inf
         middle = statistics.median(losses[-newest:])
         noise = NOISE * statistics.median(abs(new - old) for old, new in itertools.pairwise(losses))
-        limit = middle + self.config.loss_deviations * max(noise, LEAST_DEVIATION * abs(middle))
-        return limit, self.config.norm_ratio * statistics.median(norms)
+        limit = middle + self.config.loss_deviations * max(noise, LEAST_DEVIATION * abs(middle), LEAST_NATS)
+        return limit, max(self.config.norm_ratio * statistics.median(norms), LEAST_NORM)
 
     def objection(self, loss: float, norm: float) -> str | None:
         """Why a step must not be taken; None: it may."""

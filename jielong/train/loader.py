@@ -249,37 +249,41 @@ def evaluation_batches(
     """
     start = shards.start_id if start_id is None else start_id
     batch, row, at, number, text_bytes, covered = _empty(rows, sequence_length), 0, 0, 0, 0, 0
-    batch.labels.fill(IGNORE)
+    ends = [0] * rows  # of each row, how far documents reach
+
+    def finished() -> Batch:
+        """The batch with its rows filled up. What no document reached is cut off: a short text costs little, however long the context."""
+        used = sum(end > 0 for end in ends)
+        for place, end in enumerate(ends[:used]):
+            batch.inputs[place, end:], batch.labels[place, end:] = shards.end_id, IGNORE
+            batch.documents[place, end:] = number
+        columns = max(ends)
+        return Batch(*(x[:used, :columns] for x in (batch.inputs, batch.labels, batch.positions, batch.documents)))
+
     for document_number in range(shards.documents) if documents is None else documents:
         document, offset = shards.targets(document_number), 0
         covered += len(document)
         while offset < len(document):
+            divided = (
+                len(document) > sequence_length or not shards.scheme.masked
+            )  # an answer is not torn from its question
+            if at == sequence_length or (not divided and len(document) > sequence_length - at):
+                row, at = row + 1, 0
+            if row == rows:
+                yield finished(), text_bytes
+                batch, row, at, number, text_bytes, ends = _empty(rows, sequence_length), 0, 0, 0, 0, [0] * rows
             count = _lay(batch, row, at, document, offset, start, number)
             if shards.scheme.masked:
                 given = ~shards.learned(document_number)[offset : offset + count]
                 batch.labels[row, at : at + count][given] = IGNORE
             offset, at, number = offset + count, at + count, number + 1
+            ends[row] = at
             if offset == len(document):
                 text_bytes += shards.document_bytes(document_number)
-            if at == sequence_length:
-                row, at = row + 1, 0
-            if row == rows:
-                yield batch, text_bytes
-                batch, row, number, text_bytes = _empty(rows, sequence_length), 0, 0, 0
-                batch.labels.fill(IGNORE)
         if max_tokens is not None and covered >= max_tokens:
             break
-    if row or at:
-        batch.inputs[row:, :][batch.labels[row:, :] == IGNORE] = shards.end_id
-        batch.documents[batch.labels == IGNORE] = number
-        used, columns = (row + 1, sequence_length) if row else (1, at)
-        if at == 0:  # the last row began with nothing left
-            used, columns = row, sequence_length
-        # what no document reached is cut off: a short text costs little, however long the context
-        yield (
-            Batch(*(x[:used, :columns] for x in (batch.inputs, batch.labels, batch.positions, batch.documents))),
-            text_bytes,
-        )
+    if ends[0]:
+        yield finished(), text_bytes
 
 
 def _empty(rows: int, length: int) -> Batch:

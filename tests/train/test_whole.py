@@ -139,6 +139,30 @@ def test_validation_counts_what_is_learned(tmp_path: Path) -> None:
     assert labels == shards.learned_counts().sum()
 
 
+@pytest.mark.parametrize("rows", [1, 2, 16])
+def test_validation_never_tears_an_answer_from_its_question(rows: int, tmp_path: Path) -> None:
+    """Every document that fits stands whole in a row, with what is given in its inputs, however many rows go together."""
+    shards = make(tmp_path, SIZES)
+    seen = []
+    for batch, _ in evaluation_batches(shards, 8, rows, None):
+        for row in range(len(batch.inputs)):
+            for number in dict.fromkeys(batch.documents[row].tolist()):
+                places = batch.documents[row] == number
+                if (batch.labels[row][places] != IGNORE).any():
+                    seen.append((batch.inputs[row][places].tolist(), batch.labels[row][places].tolist()))
+    expected = []
+    for number in range(shards.documents):
+        targets, learned = shards.targets(number).tolist(), shards.learned(number)
+        for begin in range(0, len(targets), 8):
+            part, marks = targets[begin : begin + 8], learned[begin : begin + 8]
+            first = targets[begin - 1] if begin else shards.start_id
+            if marks.any():
+                labels = [token if mark else IGNORE for token, mark in zip(part, marks, strict=True)]
+                expected.append(([first, *part[:-1]], labels))
+    whole = [row for row in expected if len(row[0]) <= 8]
+    assert [row for row in seen if len(row[0]) == len(row[1])] == whole
+
+
 def test_a_training_that_is_killed_goes_on(run_training: RunTraining, tmp_path: Path) -> None:
     settings = {"packing": "whole", "save_every_steps": 2}
     whole = run_training(tmp_path / "whole", **settings)
