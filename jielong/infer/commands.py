@@ -6,7 +6,6 @@ Everything heavy is imported inside the functions: the command line reads this f
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +14,6 @@ import typer
 
 from jielong.console import RUNS, JsonOpt, ModelArg, RunsOpt, tell
 from jielong.errors import InputError
-from jielong.progress import say
 
 Prompt = Annotated[list[str] | None, typer.Option("--prompt", help="Text to continue (repeatable).")]
 PromptsFile = Annotated[Path | None, typer.Option("--prompts-file", help="A UTF-8 file with one prompt a line.")]
@@ -34,25 +32,34 @@ LengthPenalty = Annotated[float | None, typer.Option("--length-penalty", help="B
 Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this string (repeatable).")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Prompts that go together, with --json.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+Versus = Annotated[
+    str | None, typer.Option("--versus", metavar="MODEL", help="Ask this model, too, and show both answers.")
+]
+Turns = Annotated[
+    bool | None,
+    typer.Option(
+        "--chat/--continue", help="Take turns, or continue each text; default: turns if it was tuned for them."
+    ),
+]
+System = Annotated[str, typer.Option("--system", metavar="TEXT", help="What the model is told before all turns.")]
+Questions = Annotated[
+    Path | None,
+    typer.Option("--file", metavar="QUESTIONS", help="Ask what is in this UTF-8 file, one question a line."),
+]
+Save = Annotated[
+    Path | None,
+    typer.Option(
+        "--save", metavar="FILE", help="Append the conversation to this file, as a line that can be tuned on."
+    ),
+]
 
 
 def _sampling(model: str, runs_dir: Path, **options: Any) -> Any:
     """The [infer] table of the model's run, or the defaults, with the options that were given."""
-    from jielong.infer.config import Config
+    from jielong.infer.config import with_options
     from jielong.infer.models import find_model, run_sampling
-    from jielong.recipe import parse_section
 
-    given = run_sampling(find_model(model, runs_dir))
-    given |= {key: value for key, value in options.items() if value is not None}
-    if options.get("cache") not in (None, "rolling") and options.get("cache_tokens") is None:
-        given["cache_tokens"] = None  # the run's own belongs to a rolling cache
-    if (options.get("num_beams") or 1) > 1 and options.get("temperature") is None:
-        given["temperature"] = 0.0
-    if given.get("top_k") == 0:
-        given["top_k"] = None
-    if given.get("top_p") == 1:
-        given["top_p"] = None
-    return parse_section("infer", Config, given)
+    return with_options(run_sampling(find_model(model, runs_dir)), options)
 
 
 def generate(
@@ -98,38 +105,26 @@ def generate(
 
 
 def chat(
-    model: ModelArg, max_new_tokens: MaxTokens = None, temperature: Temperature = None, top_k: TopK = None,
+    model: ModelArg, versus: Versus = None, turns: Turns = None, system: System = "", file: Questions = None,
+    save: Save = None, max_new_tokens: MaxTokens = None, temperature: Temperature = None, top_k: TopK = None,
     top_p: TopP = None, repetition_penalty: Penalty = None, cache: Cache = None, cache_tokens: CacheTokens = None,
     num_beams: Beams = None, length_penalty: LengthPenalty = None, stop: Stop = None, seed: Seed = None,
-    device: Device = "auto", runs_dir: RunsOpt = RUNS,
-) -> None:  # fmt: skip
-    """Continue what is typed, until an empty line."""
-    config = _sampling(model, runs_dir, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-                       repetition_penalty=repetition_penalty, cache=cache, cache_tokens=cache_tokens, num_beams=num_beams,
-                       length_penalty=length_penalty, stop=stop or None, seed=seed, device=device)  # fmt: skip
-    from jielong.infer.generate import continue_prompt
-    from jielong.infer.models import open_model
+    device: Device = "auto", runs_dir: RunsOpt = RUNS, json: JsonOpt = False,
+) -> dict[str, Any] | None:  # fmt: skip
+    """A chat with turns, or texts that are continued, until an empty line; what was said, where JSON is asked for."""
+    names = [model] if versus is None else [model, versus]
+    configs = [
+        _sampling(name, runs_dir, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+                  repetition_penalty=repetition_penalty, cache=cache, cache_tokens=cache_tokens, num_beams=num_beams,
+                  length_penalty=length_penalty, stop=stop or None, seed=seed, device=device)
+        for name in names
+    ]  # fmt: skip
+    from jielong.infer.chat.running import Wishes, hold
 
-    opened, tokenizer, folder = open_model(model, runs_dir, config.device, config.precision)
-    say(f"{folder}: write the start of a text, press Enter; empty line or Ctrl-D to leave")
-    turn = 0
-    while True:
-        try:
-            text = input("> " if sys.stdin is not None and sys.stdin.isatty() else "")
-        except (EOFError, RuntimeError):  # RuntimeError: there is no standard input at all
-            return
-        if not text.strip():
-            return
-        tell(text, end="")
-        try:
-            continue_prompt(opened, tokenizer, text, config, config.seed + turn, functools.partial(tell, end=""))
-        except InputError as error:
-            say(f"\nerror: {error}")
-        tell()
-        turn += 1
+    return hold(names, configs, runs_dir, Wishes(turns, system, file, save, json))
 
 
 COMMANDS: dict[str, tuple[Callable[..., dict[str, Any] | None], str]] = {
     "generate": (generate, "Continue prompts with a trained model, streaming."),
-    "chat": (chat, "Read a prompt at a time and continue it. Empty line or Ctrl-D: leave."),
+    "chat": (chat, "Talk with a tuned model, or with two; continue what is typed with any other. /help: commands."),
 }

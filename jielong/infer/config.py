@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from jielong.model.config import Config as ModelConfig
-from jielong.recipe import Section, harmless
+from jielong.recipe import Section, harmless, parse_section
 
 LEAST_KEPT = 8  # tokens of a rolling cache: the first four, and as many behind them
 
@@ -88,11 +88,30 @@ class Config(Section):
         return self
 
 
+def with_options(table: dict[str, Any], options: dict[str, Any]) -> Config:
+    """An [infer] table with options in place of its values (None: not given), and with what follows from them.
+
+    As options 0 means all for top_k, and 1 for top_p. Raises RecipeError listing every problem.
+    """
+    given = table | {key: value for key, value in options.items() if value is not None}
+    if options.get("cache") not in (None, "rolling") and options.get("cache_tokens") is None:
+        given["cache_tokens"] = None  # the table's own belongs to a rolling cache
+    beams = options.get("num_beams")
+    if isinstance(beams, int) and beams > 1 and options.get("temperature") is None:
+        given["temperature"] = 0.0
+    for key, everything in (("top_k", 0), ("top_p", 1)):
+        if given.get(key) == everything:
+            given[key] = None
+    return parse_section("infer", Config, given)
+
+
 def check_together(sections: dict[str, Section]) -> list[str]:
     """There must be a model to ask, and its cache must go with it."""
     infer, model = sections["infer"], sections.get("model")
     assert isinstance(infer, Config)
-    problems = [] if "train" in sections else ["infer: needs the stage train; add a [train] table"]
+    problems = (
+        [] if {"train", "tune"} & sections.keys() else ["infer: needs the stage train or tune; add a [train] table"]
+    )
     if isinstance(model, ModelConfig):
         problems += [f"infer.{problem}" for problem in against_model(infer, model)]
     return problems

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from jielong.errors import InputError
 from jielong.infer.beam import beam_search
 from jielong.infer.config import Config
+from jielong.infer.prefix import Prefix
 from jielong.infer.sampling import choose
 from jielong.infer.stepping import begin
 from jielong.infer.stream import Writing
@@ -24,7 +25,9 @@ class Continuation:
     prompt: str
     text: str
     tokens: int
-    stopped: str  # end_of_text, stop (a stop string), length (max_new_tokens) or context (the model's longest context)
+    # end_of_text (in a chat: of the answer), stop (a stop string), length (max_new_tokens), context (the model's longest
+    # context) or interrupted (in a chat, by Ctrl-C)
+    stopped: str
     broken_characters: int
 
 
@@ -53,11 +56,17 @@ def encode(model: CausalLM, tokenizer: TokenizerFolder, prompt: str, config: Con
 
 @torch.no_grad()
 def stream_tokens(
-    model: CausalLM, ids: list[int], config: Config, stop_ids: frozenset[int], seed: int
+    model: CausalLM,
+    ids: list[int],
+    config: Config,
+    stop_ids: frozenset[int],
+    seed: int,
+    prefix: Prefix | None = None,
 ) -> Iterator[int]:
     """New token ids after `ids`, one at a time; ends before a stop id, after max_new_tokens, or when the context is full.
 
-    With beams all of them come at the end. Raises InputError for a cache that does not go with the model.
+    With beams all of them come at the end. prefix: what is known of the text before, see `begin`; beams do not use it.
+    Raises InputError for a cache that does not go with the model.
     """
     count = room(model, len(ids), config)
     if count == 0:
@@ -65,7 +74,7 @@ def stream_tokens(
     if config.num_beams > 1:
         yield from beam_search(model, ids, config, stop_ids, count)
         return
-    logits_BV, stepper = begin(model, [ids], count, config)
+    logits_BV, stepper = begin(model, [ids], count, config, prefix)
     device = logits_BV.device
     generators = [torch.Generator(device=device).manual_seed(seed)]
     seen_BV = torch.zeros(1, logits_BV.shape[1], dtype=torch.bool, device=device)
@@ -83,6 +92,29 @@ def stream_tokens(
                 logits_BV = stepper.step(token_B)
     finally:
         stepper.close()
+
+
+def stream_text(
+    model: CausalLM,
+    ids: list[int],
+    config: Config,
+    stop_ids: frozenset[int],
+    seed: int,
+    writing: Writing,
+    prefix: Prefix | None = None,
+) -> Generator[str, None, None]:
+    """The text after `ids`, in pieces as they are complete.
+
+    writing: begun with the same ids; it holds what was written so far, after an interruption too (`Writing.finish` gives
+    the rest). The others as in `stream_tokens`, of which this is the text.
+    """
+    for token in stream_tokens(model, ids, config, stop_ids, seed, prefix):
+        if piece := writing.push(token):
+            yield piece
+        if writing.ended:
+            break
+    if rest := writing.finish():
+        yield rest
 
 
 def continue_prompt(
@@ -103,15 +135,10 @@ def continue_prompt(
     writing = Writing(tokenizer, ids, config.stop)
     show = show if show is not None else lambda piece: None
     try:
-        for token in stream_tokens(model, ids, config, tokenizer.stop_ids | {tokenizer.end_id}, seed):
-            if piece := writing.push(token):
-                show(piece)
-            if writing.ended:
-                break
+        for piece in stream_text(model, ids, config, tokenizer.stop_ids | {tokenizer.end_id}, seed, writing):
+            show(piece)
     finally:
         model.train(training)
-    if rest := writing.finish():
-        show(rest)
     return finished(prompt, writing, room(model, len(ids), config), config)
 
 

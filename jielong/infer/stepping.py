@@ -18,7 +18,7 @@ follow, from the first token on: a cache has exactly that capacity.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +27,11 @@ from jielong.errors import InputError
 from jielong.infer import graphs
 from jielong.infer.cache import HiddenCache, Kept, KVCache, RollingCache
 from jielong.infer.config import Config, against_model
+from jielong.infer.prefix import Prefix
 from jielong.model.transformer import CausalLM
+
+if TYPE_CHECKING:
+    from jielong.infer.compiled.decoder import CompiledDecoder
 
 # the compiled step against torch's, 27 M weights, two threads: 4 ms against 13 with 1 row, 16 against 25 with 32, 63 against 73
 # with 128
@@ -101,10 +105,35 @@ def padded(prompts: list[list[int]], device: torch.device) -> tuple[Tensor, Tens
     return ids_BT, torch.tensor([width - len(ids) for ids in prompts], device=device)
 
 
+class RememberingStepper:
+    """Steps of one text over a cache that outlives them: each token that went through is told to a prefix."""
+
+    def __init__(self, inner: Stepper, prefix: Prefix) -> None:
+        self.inner, self.prefix = inner, prefix
+
+    def step(self, tokens_B: Tensor) -> Tensor:
+        """The next token -> logits (1, V)."""
+        logits_BV = self.inner.step(tokens_B)
+        self.prefix.ids.append(int(tokens_B))
+        return logits_BV
+
+    def keep(self, rows: Tensor) -> bool:
+        """The text stays as it is."""
+        return False
+
+    def close(self) -> None:
+        """Nothing more will be asked."""
+        self.inner.close()
+
+
 @torch.no_grad()
-def begin(model: CausalLM, prompts: list[list[int]], count: int, config: Config) -> tuple[Tensor, Stepper]:
+def begin(
+    model: CausalLM, prompts: list[list[int]], count: int, config: Config, prefix: Prefix | None = None
+) -> tuple[Tensor, Stepper]:
     """Let the prompts through the model: logits after them (B, V), and a stepper for up to `count` more tokens a row.
 
+    prefix: of a single prompt, what the model knows of the text before it; only the rest goes through, and the prefix becomes
+    this text. Unused where the cache is not one of keys and values, and with CUDA graphs, whose memory is their own.
     Raises InputError for a cache that does not go with the model, and for several prompts over a rolling cache.
     """
     if problems := against_model(config, model.config):
@@ -131,26 +160,41 @@ def begin(model: CausalLM, prompts: list[list[int]], count: int, config: Config)
     if name == "kv" and graphs.reason_against(model, config, rows, count) is None:
         graph = graphs.take(model, rows, width + count)
         return graph.begin(ids_BT, padding_B), graph
-    if name == "kv" and compiled_against(model, config, rows, count) is None:
-        from jielong.infer.compiled.decoder import CompiledDecoder
+    known = 0  # tokens of the prompt that went through before
+    cache: Kept
+    if name == "kv" and prefix is not None:
+        assert rows == 1
+        cache, known = prefix.take(model, prompts[0], width + count)
+    else:
+        cache = (HiddenCache if name == "hidden" else KVCache)(model.config, rows, width + count, device, kind)
+    plain = TorchStepper(model, cache, padding_B)
+    logits_BV = plain.feed(ids_BT[:, known:])
+    chosen: Stepper = plain
+    there = True  # whether steps write into this cache
+    if isinstance(cache, KVCache) and compiled_against(model, config, rows, count) is None:
+        chosen = decoder = _compiled(model, cache, padding_B)
+        there = decoder.keys is cache.keys
+    if name != "kv" or prefix is None:
+        return logits_BV, chosen
+    prefix.ids = list(prompts[0])
+    return logits_BV, RememberingStepper(chosen, prefix) if there else chosen
 
-        cache = KVCache(model.config, rows, width + count, device, kind)
-        logits_BV = last_logits(model, ids_BT, cache, padding_B)
-        if _is_frozen(model):
-            state = [
-                (weight.data_ptr(), weight._version) for weight in model.parameters()
-            ]  # another one, other weights
-            before, decoder = model.__dict__.pop(SPARE, (None, None))
-            if before != state:
-                decoder = CompiledDecoder(model, 1, 1, frozen=True)
-            decoder.when_closed = lambda: model.__dict__.__setitem__(SPARE, (state, decoder))
-        else:
-            decoder = CompiledDecoder(model, rows, cache.capacity, cache.keys, cache.values)
-        decoder.load_cache(cache.keys, cache.values, cache.length, padding_B)
-        return logits_BV, decoder
-    kept = HiddenCache if name == "hidden" else KVCache
-    stepper = TorchStepper(model, kept(model.config, rows, width + count, device, kind), padding_B)
-    return stepper.feed(ids_BT), stepper
+
+def _compiled(model: CausalLM, cache: KVCache, padding_B: Tensor | None) -> CompiledDecoder:
+    """The compiled step over what the prompts left in a cache."""
+    from jielong.infer.compiled.decoder import CompiledDecoder
+
+    if _is_frozen(model):
+        state = [(weight.data_ptr(), weight._version) for weight in model.parameters()]  # another one, other weights
+        before, decoder = model.__dict__.pop(SPARE, (None, None))
+        if before != state:
+            decoder = CompiledDecoder(model, 1, 1, frozen=True)
+        assert isinstance(decoder, CompiledDecoder)
+        decoder.when_closed = lambda: model.__dict__.__setitem__(SPARE, (state, decoder))
+    else:
+        decoder = CompiledDecoder(model, cache.keys.shape[1], cache.capacity, cache.keys, cache.values)
+    decoder.load_cache(cache.keys, cache.values, cache.length, padding_B)
+    return decoder
 
 
 def _is_frozen(model: CausalLM) -> bool:

@@ -71,5 +71,14 @@ def test_mistakes_are_one_sentence(options: list[str], message: str, model_folde
 
 
 def test_a_chat_ends_with_an_empty_line(model_folder: Path) -> None:
-    result = call("chat", model_folder, "--max-new-tokens", 3, "--device", "cpu", typed="中国\n\n")
-    assert result.stdout.startswith("中国")
+    options = ("--continue", "--max-new-tokens", 3, "--device", "cpu")
+    result = call("chat", model_folder, *options, typed="中国\n\n美国\n")
+    assert result.stdout.startswith("中国") and "美国" not in result.stdout
+    assert call("chat", model_folder, *options).stdout == ""
+
+
+def test_a_folder_with_a_template_takes_turns(model_folder: Path) -> None:
+    """More of it in tests/infer/chat/."""
+    result = call("chat", model_folder, "--max-new-tokens", 3, "--device", "cpu", "--json", typed="中国\n")
+    [chat] = orjson.loads(result.stdout)["chats"]
+    assert [row["role"] for row in chat["messages"]] == ["user", "assistant"]

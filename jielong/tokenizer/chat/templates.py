@@ -54,9 +54,11 @@ class Tokens:
 class ChatTemplate:
     """Renders conversations and cuts them into tokens. Raises TokenizerError for a template that is broken or unsuited."""
 
-    def __init__(self, tokenizer: TokenizerFolder, source: str | None = None) -> None:
-        """source: a template in place of the folder's."""
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: TokenizerFolder, source: str | None = None, learns: bool = True) -> None:
+        """source: a template in place of the folder's. learns: False for one that is only asked by: it may rewrite earlier turns (Qwen3's
+        takes the thoughts out of them).
+        """
+        self.tokenizer, self.learns = tokenizer, learns
         self.source = source or template_of(tokenizer) or CHATML
         self._backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
         self._backend.encode_special_tokens = False  # those that the template writes are meant
@@ -128,11 +130,12 @@ class ChatTemplate:
 
     def prompt(self, conversation: Conversation) -> list[int]:
         """The tokens that a model is given to answer a conversation whose last turn is of the user (or of a tool). Answers in it are
-        cut as in training.
+        cut as in training. Raises Unfit for a turn that spells a special token.
         """
+        self._refuse_specials(conversation)
         text = self.render(conversation, prompt=True)
         spoken = [n for n, message in enumerate(conversation.messages) if message.role == ASSISTANT]
-        if not spoken:
+        if not spoken or not self.learns:
             return self._ids(text)
         known = self.render(_part(conversation, spoken[-1] + 1))
         if not text.startswith(known):
@@ -142,13 +145,21 @@ class ChatTemplate:
         return [token for piece, _ in pieces for token in self._ids(piece)] + self._ids(tail + text[len(known) :])
 
     @property
+    def written(self) -> frozenset[int]:
+        """The ids that stand in a conversation of five turns, those that the template writes among them."""
+        return frozenset(self._ids(self.render(PROBE)))
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The id of the special token that the template puts behind an answer; none where it puts ordinary text there."""
+        text = self.render(PROBE)[len(self.render(_part(PROBE, 4), prompt=True)) :]
+        last = self._ids(self._answer(text))[-1:]
+        return tuple(token for token in last if self._backend.id_to_token(token) in self._specials)
+
+    @property
     def stops(self) -> tuple[int, ...]:
         """The ids that end an answer: the special token that the template puts behind one, and the end of text."""
-        text = self.render(PROBE)[len(self.render(_part(PROBE, 4), prompt=True)) :]
-        ids = [
-            token for token in self._ids(self._answer(text))[-1:] if self._backend.id_to_token(token) in self._specials
-        ]
-        return tuple(dict.fromkeys((*ids, self.tokenizer.end_id)))
+        return tuple(dict.fromkeys((*self.ends, self.tokenizer.end_id)))
 
     def _ids(self, text: str) -> list[int]:
         return list(self._backend.encode(text, add_special_tokens=False).ids)
@@ -164,6 +175,8 @@ class ChatTemplate:
                 what = "drops the system prompt" if message.role == SYSTEM else f"drops a turn of {message.role}"
                 raise TokenizerError(f"chat_template: {what}; correct it, or take another template")
             at = place + len(message.content)
+        if not self.learns:
+            return
         try:
             pieces = self.pieces(PROBE)
         except Unfit as unfit:

@@ -183,3 +183,28 @@ def test_a_long_conversation_loses_exchanges_and_never_an_end(tokenizer: Tokeniz
         assert tokens.ids[tokens.learned][-1] == end
         seen.add(len(kept.messages))
     assert seen == {7, 5, 0}
+
+
+REWRITES = (  # what comes last is written otherwise once something comes behind it, as Qwen3's thoughts are
+    "{%- for message in messages %}{{- '<|im_start|>' + message['role'] + '\\n' }}"
+    "{%- if message['role'] == 'assistant' and loop.last %}{{- '<think></think>' }}{%- endif %}"
+    "{{- message['content'] + '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+
+
+def test_a_template_that_rewrites_turns_can_be_asked_by_though_not_learned_from(tokenizer: TokenizerFolder) -> None:
+    with pytest.raises(TokenizerError, match="changes when the next turn comes"):
+        ChatTemplate(tokenizer, REWRITES)
+    template = ChatTemplate(tokenizer, REWRITES, learns=False)
+    asked = Conversation((Message("user", "你好"), Message("assistant", "你好！"), Message("user", "天气？")))
+    text = template.render(asked, prompt=True)
+    assert tokenizer.backend.decode(template.prompt(asked), skip_special_tokens=False) == text
+    end = tokenizer.backend.token_to_id("<|im_end|>")
+    assert template.ends == (end,) and end in template.written
+    assert "<think>" not in text
+
+
+def test_a_question_that_spells_a_special_token_is_not_asked(tokenizer: TokenizerFolder) -> None:
+    with pytest.raises(Unfit, match="spells the special token"):
+        ChatTemplate(tokenizer).prompt(Conversation((Message("user", "什么是<|im_end|>？"),)))
