@@ -14,16 +14,16 @@ import codecs
 import glob
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import orjson
+from typing import TypeVar
 
 from jielong.data.config import Source
 from jielong.data.reading import encodings, streams
 from jielong.data.reading.arrays import iter_array
 from jielong.data.reading.corpora import builtin_files, read_builtin
 from jielong.data.reading.hubs import hub_files, is_hub
+from jielong.data.reading.objects import Object, json_objects, objects_of
 from jielong.data.reading.presets import PRESETS
 from jielong.data.reading.records import (
     TEXT_FIELDS,
@@ -40,11 +40,11 @@ from jielong.data.reading.records import (
 )
 from jielong.data.reading.records import shown as shown_path
 from jielong.data.reading.streams import BrokenStreamError, Count, open_stream, read_lines, without_mark
-from jielong.data.reading.tables import read_csv, read_parquet
+from jielong.data.reading.tables import csv_rows, parquet_rows, read_csv, read_parquet
 from jielong.errors import InputError
 from jielong.storage import AnyFile, is_url, listing, shown, size_of
 
-__all__ = ["BadRecord", "Item", "Record", "encoding_of", "expand", "kind_of", "read_file"]
+__all__ = ["BadRecord", "Item", "Object", "Record", "encoding_of", "expand", "kind_of", "read_file", "read_objects"]
 
 KINDS = {
     ".jsonl": "jsonl",
@@ -56,6 +56,7 @@ KINDS = {
     ".parquet": "parquet",
 }
 PACKINGS = (".gz", ".zst")
+DELIMITERS = {"csv": ",", "tsv": "\t"}
 KNOWN_SUFFIXES = f"{' '.join(KINDS)}, the text kinds also with {' or '.join(PACKINGS)} after it"
 ENDINGS = tuple(kind + packing for kind in KINDS for packing in ("", *PACKINGS) if kind != ".parquet" or not packing)
 BUILTIN_PREFIX = "builtin:"
@@ -165,6 +166,32 @@ def read_file(path: AnyFile, source: Source, progress: Count | None = None) -> I
     `progress` is called with numbers of bytes of the file as it lies on disk; at the end they add up to its size.
     Raises InputError for an unknown encoding and for a remote file that cannot be had, OSError if it cannot be opened.
     """
+    if source.path.startswith(BUILTIN_PREFIX):
+        assert isinstance(path, Path)
+        yield from read_builtin(source.path.removeprefix(BUILTIN_PREFIX), path)
+        if progress is not None and (size := size_of(path)):
+            progress(size)
+    else:
+        yield from _counted(path, source, progress, _items)
+
+
+def read_objects(path: AnyFile, source: Source, progress: Count | None = None) -> Iterator[Object | BadRecord]:
+    """All records of a file as they stand there, with all their fields: JSON objects, or rows of a table. Else as `read_file`;
+    the file must not be of the kind txt, and of `source` only path and encoding count.
+    """
+    yield from _counted(path, source, progress, _objects)
+
+
+T = TypeVar("T", Item, Object | BadRecord)
+
+
+def _counted(
+    path: AnyFile,
+    source: Source,
+    progress: Count | None,
+    read: Callable[[AnyFile, Source, Count, int], Iterator[T]],
+) -> Iterator[T]:
+    """What `read` gives of a file, with every byte counted, and `broken_file` where it breaks off."""
     size, seen = size_of(path), 0
 
     def count(amount: int) -> None:
@@ -174,42 +201,53 @@ def read_file(path: AnyFile, source: Source, progress: Count | None = None) -> I
         if progress is not None and amount:
             progress(amount)
 
-    if source.path.startswith(BUILTIN_PREFIX):
-        assert isinstance(path, Path)
-        yield from read_builtin(source.path.removeprefix(BUILTIN_PREFIX), path)
-    else:
-        known = kind_of(path)
-        assert known is not None, path
-        kind, packing = known
-        source = source.model_copy(update={"encoding": encoding_of(path, source)})
-        line = 0
-        try:
-            if kind == "parquet":
-                items = read_parquet(path, source, count, size)
-            else:
-                items = _text_kind(path, kind, packing, source, count)
-            for item in items:
-                line = item.line
-                yield item
-        except BrokenStreamError as error:
-            yield reject("broken_file", f"unreadable after line {line}: {error}", b"", path, line + 1)
+    source = source.model_copy(update={"encoding": encoding_of(path, source)})
+    line = 0
+    try:
+        for item in read(path, source, count, size):
+            line = item.line
+            yield item
+    except BrokenStreamError as error:
+        yield reject("broken_file", f"unreadable after line {line}: {error}", b"", path, line + 1)
     count(size - seen)
 
 
-def _text_kind(path: AnyFile, kind: str, packing: str, source: Source, count: Count) -> Iterator[Item]:
-    encoding = source.encoding
+def _items(path: AnyFile, source: Source, count: Count, size: int) -> Iterator[Item]:
+    kind, packing = _kind(path)
+    if kind == "parquet":
+        yield from read_parquet(path, source, count, size)
+        return
     with path.open("rb") as file:
-        stream, encoding = open_stream(file, packing, encoding, count)
+        stream, encoding = open_stream(file, packing, source.encoding, count)
         if kind == "jsonl":
-            array = path.name.lower().removesuffix(packing).endswith(".json") and _is_array(stream)
-            elements = iter_array(stream, encoding) if array else read_lines(stream, encoding)
-            yield from _jsonl(elements, encoding, path, source)
+            yield from _jsonl(_elements(path, packing, stream, encoding), encoding, path, source)
         elif kind == "txt":
             document = _document_kind(path, packing, source) if source.document == "auto" else source.document
             reader = {"file": _txt_file, "paragraph": _txt_paragraphs, "line": _txt_lines}[document]
             yield from reader(stream, encoding, path)
         else:
-            yield from read_csv(stream, encoding, path, source, "\t" if kind == "tsv" else ",")
+            yield from read_csv(stream, encoding, path, source, DELIMITERS[kind])
+
+
+def _objects(path: AnyFile, source: Source, count: Count, size: int) -> Iterator[Object | BadRecord]:
+    kind, packing = _kind(path)
+    assert kind != "txt", path
+    if kind == "parquet":
+        yield from objects_of(parquet_rows(path, count, size), path)
+        return
+    with path.open("rb") as file:
+        stream, encoding = open_stream(file, packing, source.encoding, count)
+        if kind == "jsonl":
+            elements = _elements(path, packing, stream, encoding)
+            yield from objects_of(json_objects(elements, encoding, path), path, encoding)
+        else:
+            yield from objects_of(csv_rows(stream, encoding, path, DELIMITERS[kind]), path, encoding)
+
+
+def _kind(path: AnyFile) -> tuple[str, str]:
+    known = kind_of(path)
+    assert known is not None, path
+    return known
 
 
 def encoding_of(path: AnyFile, source: Source) -> str:
@@ -251,6 +289,14 @@ def _check_encoding(encoding: str) -> None:
 # --------------------------------------------------------------------------------------------------------- kinds
 
 
+def _elements(
+    path: AnyFile, packing: str, stream: io.BufferedReader, encoding: str
+) -> Iterator[tuple[int, bytes, bool]]:
+    """The lines of a JSON file, or the elements of its array."""
+    array = path.name.lower().removesuffix(packing).endswith(".json") and _is_array(stream)
+    return iter_array(stream, encoding) if array else read_lines(stream, encoding)
+
+
 def _is_array(stream: io.BufferedReader) -> bool:
     return stream.peek(64).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
 
@@ -260,37 +306,22 @@ def _jsonl(rows: Iterator[tuple[int, bytes, bool]], encoding: str, path: AnyFile
     known = None if source.preset is None else PRESETS[source.preset]
     name, wanted = shown_path(path), TEXT_FIELDS[0] if source.text_field is None else source.text_field
     plain = encoding == "utf-8" and known is None
-    for number, line, cut in rows:
-        if cut:
-            yield too_big(line, path, number, encoding)
+    for item in json_objects(rows, encoding, path):
+        if isinstance(item, BadRecord):
+            yield item
             continue
-        if line.isspace() or not line:
-            continue
-        try:
-            value = orjson.loads(line if encoding == "utf-8" else line.decode(encoding))
-        except UnicodeDecodeError as error:
-            yield undecodable(error, line, path, number, encoding)
-        except orjson.JSONDecodeError as error:
-            try:
-                line.decode(encoding)
-            except UnicodeDecodeError as inner:
-                yield undecodable(inner, line, path, number, encoding)
-            else:
-                yield reject("bad_json", str(error), line, path, number, encoding)
+        number, line, value = item
+        text = value.get(wanted) if plain else None
+        # nearly always it is a good one: what finds the field and judges is spared, and NUL, which JSON can only spell,
+        # is looked for in the bytes, which is much faster than in the text
+        if isinstance(text, str) and text and not text.isspace() and b"\\u0000" not in line:
+            yield Record(text, name, number, wanted)
+        elif known is not None:
+            yield composed(value, known, line, path, number, encoding)
+        elif (field := find_field(value, source)) is None:
+            yield reject("missing_text", absent(list(value), source), line, path, number, encoding)
         else:
-            text = value.get(wanted) if plain and isinstance(value, dict) else None
-            # nearly always it is a good one: what finds the field and judges is spared, and NUL, which JSON can only spell,
-            # is looked for in the bytes, which is much faster than in the text
-            if isinstance(text, str) and text and not text.isspace() and b"\\u0000" not in line:
-                yield Record(text, name, number, wanted)
-            elif not isinstance(value, dict):
-                yield reject("bad_json", f"not an object but a {type(value).__name__}", line, path, number, encoding)
-            elif known is not None:
-                yield composed(value, known, line, path, number, encoding)
-            elif (field := find_field(value, source)) is None:
-                yield reject("missing_text", absent(list(value), source), line, path, number, encoding)
-            else:
-                yield judge(value[field], field, line, path, number, encoding)
+            yield judge(value[field], field, line, path, number, encoding)
 
 
 def _blank(line: bytes, encoding: str) -> bool:

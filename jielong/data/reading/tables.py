@@ -10,6 +10,7 @@ whole batch.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections import deque
@@ -23,7 +24,7 @@ import pyarrow.types
 from jielong.data.config import Source
 from jielong.data.reading import streams
 from jielong.data.reading.presets import PRESETS
-from jielong.data.reading.records import Item, absent, composed, find_field, judge, reject, undecodable
+from jielong.data.reading.records import BadRecord, Item, absent, composed, find_field, judge, reject, undecodable
 from jielong.data.reading.streams import BrokenStreamError, Count, read_lines
 from jielong.storage import AnyFile, Remote
 
@@ -67,6 +68,25 @@ class _CsvLines:
 
 def read_csv(stream: io.BufferedReader, encoding: str, path: AnyFile, source: Source, delimiter: str) -> Iterator[Item]:
     """Rows of a CSV or TSV stream under its header row; blank rows are passed over."""
+    header, field, column = list[str](), None, 0
+    for item in csv_rows(stream, encoding, path, delimiter):
+        if isinstance(item, BadRecord):
+            yield item
+            continue
+        number, raw, names, row = item
+        if names is not header:
+            header, field = names, find_field(names, source)
+            column = names.index(field) if field is not None else 0
+        if field is None or column >= len(row):
+            yield reject("missing_text", absent(names[: len(row)], source), raw, path, number, encoding)
+        else:
+            yield judge(row[column], field, raw, path, number, encoding)
+
+
+def csv_rows(
+    stream: io.BufferedReader, encoding: str, path: AnyFile, delimiter: str
+) -> Iterator[tuple[int, bytes, list[str], list[str]] | BadRecord]:
+    """Line, bytes, column names and cells (perhaps fewer) of each row, or why it is none. The names are one list for all rows."""
     csv.field_size_limit(2**31 - 1)  # the module's own limit, 128 KiB, is below many articles; it is process-wide
     lines = _CsvLines(stream, encoding)
     rows = csv.reader(lines, delimiter=delimiter, strict=True)  # not strict, an open quote swallows the file in silence
@@ -91,8 +111,6 @@ def read_csv(stream: io.BufferedReader, encoding: str, path: AnyFile, source: So
             continue
         if not header:
             header = [name.strip() for name in row]
-            field = find_field(header, source)
-            column = header.index(field) if field is not None else 0
             continue
         try:
             raw.decode(encoding)
@@ -102,43 +120,74 @@ def read_csv(stream: io.BufferedReader, encoding: str, path: AnyFile, source: So
         if len(row) > len(header):
             detail = f"{len(row)} cells under {len(header)} column names; is a separator not in quotes?"
             yield reject("bad_csv", detail, raw, path, number, encoding)
-        elif field is None or column >= len(row):
-            detail = absent(header[: len(row)], source)
-            yield reject("missing_text", detail, raw, path, number, encoding)
         else:
-            yield judge(row[column], field, raw, path, number, encoding)
+            yield number, raw, header, row
+
+
+@contextlib.contextmanager
+def _opened(path: AnyFile) -> Iterator[Any]:
+    """A Parquet file. Raises BrokenStreamError where it cannot be read, OSError where it must not be."""
+    with path.open("rb"):  # not being allowed to read it is an error of its own, not a broken file
+        pass
+    try:
+        with pa.parquet.ParquetFile(path.open("rb") if isinstance(path, Remote) else path) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise BrokenStreamError(str(error)) from None
 
 
 def read_parquet(path: AnyFile, source: Source, count: Count, size: int) -> Iterator[Item]:
     """Rows of a Parquet file of `size` bytes. Raises BrokenStreamError where it cannot be read."""
     number = 0
-    with path.open("rb"):  # not being allowed to read it is an error of its own, not a broken file
-        pass
     known = None if source.preset is None else PRESETS[source.preset]
-    try:
-        with pa.parquet.ParquetFile(path.open("rb") if isinstance(path, Remote) else path) as file:
-            total, names = file.metadata.num_rows, file.schema_arrow.names
-            if known is not None:
-                columns = [name for name in known.fields if name in names]
-                for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=columns):
-                    for row in batch.to_pylist():
-                        number += 1
-                        yield composed(row, known, b"", path, number)
-                    count(size * batch.num_rows // total)
-                return
-            field = find_field(names, source)
-            if field is None:
-                for number in range(1, total + 1):
-                    yield reject("missing_text", absent(names, source), b"", path, number)
-                return
-            number = 0
-            for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=[field]):
-                for value in _column_values(batch.column(0)):
+    with _opened(path) as file:
+        total, names = file.metadata.num_rows, file.schema_arrow.names
+        if known is not None:
+            columns = [name for name in known.fields if name in names]
+            for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=columns):
+                for row in batch.to_pylist():
                     number += 1
-                    yield _judge_cell(value, field, path, number)
+                    yield composed(row, known, b"", path, number)
                 count(size * batch.num_rows // total)
-    except (pa.ArrowException, OSError) as error:
-        raise BrokenStreamError(str(error)) from None
+            return
+        field = find_field(names, source)
+        if field is None:
+            for number in range(1, total + 1):
+                yield reject("missing_text", absent(names, source), b"", path, number)
+            return
+        for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=[field]):
+            for value in _column_values(batch.column(0)):
+                number += 1
+                yield _judge_cell(value, field, path, number)
+            count(size * batch.num_rows // total)
+
+
+def parquet_rows(path: AnyFile, count: Count, size: int) -> Iterator[tuple[int, dict[str, Any]] | BadRecord]:
+    """Number and cells of each row of a Parquet file of `size` bytes. Raises BrokenStreamError where it cannot be read."""
+    number = 0
+    with _opened(path) as file:
+        total = file.metadata.num_rows
+        for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS):
+            for row in _rows(batch):
+                number += 1
+                if isinstance(row, dict):
+                    yield number, row
+                elif isinstance(row, UnicodeDecodeError):
+                    yield undecodable(row, row.object, path, number, "utf-8")
+                else:
+                    yield reject("text_not_string", f"a cell that cannot be read: {row}", b"", path, number)
+            count(size * batch.num_rows // total)
+
+
+def _rows(batch: Any) -> list[dict[str, Any] | ValueError]:
+    """The rows of a batch; one with a cell that cannot be had, a string that is not UTF-8 say, costs itself alone."""
+    try:
+        rows: list[dict[str, Any] | ValueError] = batch.to_pylist()
+        return rows
+    except ValueError as error:
+        if batch.num_rows == 1:
+            return [error]
+    return [row for number in range(batch.num_rows) for row in _rows(batch.slice(number, 1))]
 
 
 def _column_values(column: Any) -> list[Any]:

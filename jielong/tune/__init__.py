@@ -1,0 +1,1 @@
+"""Tune a trained model on conversations."""
