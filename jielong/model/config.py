@@ -9,11 +9,14 @@ All problems of a table are reported at once.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from jielong.errors import RecipeError
 from jielong.recipe import Section
+from jielong.runs import model_folder
 
 ALIASES = {
     "dim": "hidden_size",
@@ -35,6 +38,9 @@ ALIASES = {
     "n_routed_experts": "num_experts",
     "aux_loss_alpha": "router_aux_loss_coef",
 }
+BESIDE_BASE = (
+    "attention", "attention_dropout", "shifted_attention", "rope_scaling", "max_position_embeddings", "vocab_size",
+)  # fmt: skip
 SCALED = ("linear", "ntk", "dynamic", "yarn", "llama3", "clex")
 OF_EXPERTS = (
     "num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size", "mlp_only_layers", "scoring_func",
@@ -79,6 +85,11 @@ class Config(Section):
 
     aliases: ClassVar[dict[str, str]] = ALIASES
 
+    base: str | None = Field(
+        None,
+        description="a model folder (Hugging Face's, or a run's folder: its newest checkpoint) to go on from: its weights, and its shape in place of the keys below; "
+        "attention, attention_dropout, shifted_attention, rope_scaling, max_position_embeddings and vocab_size may be given beside it",
+    )
     vocab_size: int | None = Field(None, description="rows of the embedding; none: as many as the tokenizer has", ge=1)
     hidden_size: int = Field(512, description="width of the residual stream", ge=1)
     num_hidden_layers: int = Field(8, description="blocks", ge=1)
@@ -198,6 +209,54 @@ class Config(Section):
         if problems:
             raise ValueError("\nmodel.".join(problems))
         return self
+
+    def placed(self, folder: Path) -> Config:
+        """With `base`: its path made absolute, and the shape that its config.json tells. Raises RecipeError, ModelError.
+
+        A base that is not there leaves the table as it is.
+        """
+        if self.base is None:
+            return self
+        from jielong.model.hf_config import from_hf_config, read_config
+
+        place = (folder / Path(self.base).expanduser()).resolve()
+        found = model_folder(place)
+        if found is None:  # told when the stage is made; until then the numbers of the table may be planned with
+            return self.model_copy(update={"base": str(place)})
+        place = found
+        shape = from_hf_config(read_config(place), str(place / "config.json"))
+        fields = [name for name in Config.model_fields if name not in ("base", "multiple_of")]
+        given = {
+            name: getattr(self, name) for name in fields if getattr(self, name) != Config.model_fields[name].default
+        }
+        own = {name: value for name, value in given.items() if name not in BESIDE_BASE}
+        problems = [
+            f"model.{name}: is the base's, got {value!r}; the base has {getattr(shape, name)!r}; remove it"
+            for name, value in own.items()
+            if value != getattr(shape, name)
+        ]
+        if problems:
+            raise RecipeError("\n".join(problems))
+        beside = {name: value for name, value in given.items() if name in BESIDE_BASE}
+        vocabulary = (
+            {"vocab_size": beside.get("vocab_size")} if "vocab_size" in beside else {"vocab_size": shape.vocab_size}
+        )
+        table = shape.model_dump() | beside | vocabulary | {"base": str(place)}
+        try:
+            return Config.model_validate(table)
+        except ValidationError as error:
+            texts = [str(item["ctx"]["error"]) for item in error.errors() if "error" in item.get("ctx", {})]
+            raise RecipeError("\n".join(f"model.{text}" for text in texts) or str(error)) from None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the shape is known: there is no base, or it is there (`placed` has read it)."""
+        return self.base is None or (Path(self.base) / "config.json").is_file()
+
+    def result_fields(self) -> dict[str, Any]:
+        """Without the place of the base: its content is hashed."""
+        values = super().result_fields()
+        return values | ({"base": Path(self.base).name} if self.base is not None else {})
 
     @property
     def size_of_head(self) -> int:
@@ -344,6 +403,11 @@ def check_together(sections: dict[str, Section]) -> list[str]:
     assert isinstance(model, Config)
     if tokenizer is None:
         return ["model: needs the stage tokenizer; add a [tokenizer] table"]
+    if model.base is not None and isinstance(tokenizer, TokenizerConfig) and tokenizer.path is None:
+        return [
+            f"tokenizer.path: none given, and a model that goes on from {model.base} needs its own tokenizer, or one that extends it; "
+            "set it to that folder"
+        ]
     trained = tokenizer.vocab_size if isinstance(tokenizer, TokenizerConfig) and tokenizer.path is None else 0
     if model.vocab_size is not None and model.vocab_size < trained:
         return [

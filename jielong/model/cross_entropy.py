@@ -59,7 +59,8 @@ class OutputLayer(nn.Linear):
         both: Tensor
         wanted = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
         size = piece(kind, len(self.weight))
-        both, of_z = _LossesInPieces.apply(x, self.weight, labels_N, z_loss, dtype, size, wanted)  # type: ignore[no-untyped-call]  # torch's
+        learned = wanted and self.weight.requires_grad  # a frozen one costs no product
+        both, of_z = _LossesInPieces.apply(x, self.weight, labels_N, z_loss, dtype, size, wanted, learned)  # type: ignore[no-untyped-call]  # torch's
         return both - of_z, of_z
 
 
@@ -105,14 +106,15 @@ class _LossesInPieces(torch.autograd.Function):
         dtype: torch.dtype,
         size: int,
         wanted: bool,  # told, because in here nothing knows of no_grad
+        learned: bool,  # whether the weight's gradient is wanted, too
     ) -> tuple[Tensor, Tensor]:
         with torch.autocast(x_NC.device.type, enabled=False):
             labels_N = labels_N.contiguous()
             used_VC = weight_VC.to(dtype)
             sums = torch.zeros(2, device=x_NC.device)
             dx_NC = torch.empty(x_NC.shape, dtype=dtype, device=x_NC.device) if wanted else None
-            dw_VC = torch.zeros(weight_VC.shape, device=x_NC.device) if wanted else None
-            half_VC = torch.empty_like(used_VC) if wanted and dtype != torch.float32 else None
+            dw_VC = torch.zeros(weight_VC.shape, device=x_NC.device) if learned else None
+            half_VC = torch.empty_like(used_VC) if learned and dtype != torch.float32 else None
             wide_VC = (
                 torch.empty_like(weight_VC, dtype=torch.float32) if half_VC is not None else None
             )  # memory that is new costs more than the sum
@@ -121,8 +123,9 @@ class _LossesInPieces(torch.autograd.Function):
                 x_nC = x_NC[part].to(dtype)
                 found, d_nV = _piece(x_nC @ used_VC.T, labels_N[part], z_loss, wanted)
                 sums += found
-                if dx_NC is not None and dw_VC is not None:
+                if dx_NC is not None:
                     torch.mm(d_nV, used_VC, out=dx_NC[part])
+                if dw_VC is not None:
                     if dtype == torch.float16:
                         x_nC = x_nC / ENLARGED  # before the sum over tokens, which would not fit
                     if half_VC is None or wide_VC is None:
@@ -145,7 +148,8 @@ class _LossesInPieces(torch.autograd.Function):
         (dx_NC, dw_VC), (of_x, of_weight) = ctx.gradients, ctx.types
         ctx.gradients = None  # they are changed in place
         times = outer[0] / ENLARGED if dx_NC.dtype == torch.float16 else outer[0]
-        return (dx_NC * times).to(of_x), dw_VC.mul_(outer[0]).to(of_weight), None, None, None, None, None
+        of_dw = None if dw_VC is None else dw_VC.mul_(outer[0]).to(of_weight)
+        return (dx_NC * times).to(of_x), of_dw, None, None, None, None, None, None
 
 
 def _piece(logits_nV: Tensor, labels_n: Tensor, z_loss: float, wanted: bool) -> tuple[Tensor, Tensor]:

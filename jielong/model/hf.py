@@ -10,14 +10,16 @@ safetensors only: a pickle (`pytorch_model.bin`) is refused, never opened.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import orjson
 import torch
 
 from jielong.errors import CheckpointError
+from jielong.model.adapters import base_of, is_adapter, merged
 from jielong.model.config import Config
+from jielong.model.frozen import Frozen
 from jielong.model.hf_config import (
     class_of,
     from_hf_config,
@@ -59,17 +61,32 @@ def save_folder(
 
 def save_state(
     config: Config, state: Mapping[str, torch.Tensor], folder: Path, end_id: int, start_id: int | None = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
+    max_shard_bytes: int = MAX_SHARD_BYTES, stop_ids: Iterable[int] = (),
 ) -> None:  # fmt: skip
-    """`save_folder` of a model that is given as its config and its state_dict (a checkpoint's, say)."""
+    """`save_folder` of a model that is given as its config and its state_dict (a checkpoint's, say).
+
+    stop_ids: ids that end a text beside end_id, for generation_config.json.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     kind = str(state["model.embed_tokens.weight"].dtype).removeprefix("torch.")
-    table = to_hf_config(config, end_id, start_id) | {"dtype": kind}
-    write_json(folder / "config.json", table)
-    write_json(folder / "generation_config.json", {k: table[k] for k in ("bos_token_id", "eos_token_id")})
+    write_configs(config, kind, folder, end_id, start_id, stop_ids)
+    table = read_config(folder)
     left_out = HEAD if config.tie_word_embeddings else None
     kept = {name: tensor for name, tensor in state.items() if name != left_out}
     write_weights(kept, folder, table["model_type"], max_shard_bytes)
+
+
+def write_configs(
+    config: Config, dtype: str, folder: Path, end_id: int, start_id: int | None, stop_ids: Iterable[int] = ()
+) -> None:
+    """config.json and generation_config.json of a model folder."""
+    table = to_hf_config(config, end_id, start_id) | {"dtype": dtype}
+    ends = list(dict.fromkeys([*sorted(stop_ids), table["eos_token_id"]]))
+    write_json(folder / "config.json", table)
+    write_json(
+        folder / "generation_config.json",
+        {"bos_token_id": table["bos_token_id"], "eos_token_id": ends if len(ends) > 1 else ends[0]},
+    )
 
 
 def write_checksums(folder: Path) -> None:
@@ -101,27 +118,36 @@ def verify_checksums(folder: Path) -> dict[str, str]:
     return sums
 
 
-def load_folder(folder: Path, attention: str | None = None) -> CausalLM:
+def load_folder(folder: Path, attention: str | None = None, frozen: Frozen | None = None) -> CausalLM:
     """Open a Hugging Face folder as our model, float32, on the CPU; its `stored_dtype` is the type on disk.
 
-    attention: the kernel, as in the recipe; None: auto.
+    A folder with an adapter is opened as its base with the adapter folded in.
+
+    attention: the kernel, as in the recipe; None: auto. frozen: how weights that nobody trains are held, and where.
     Raises CheckpointError for a damaged file and ModelError for what can not be represented.
     """
     verify_checksums(folder)
+    if is_adapter(folder):
+        assert frozen is None, "a base for adapters is no adapter"
+        return merged(load_folder(base_of(folder), attention), folder)
     config = from_hf_config(read_config(folder), str(folder / "config.json"))
     if attention is not None:
         config = config.model_copy(update={"attention": attention})
     with torch.device("meta"):
         model = CausalLM(config)
+        if frozen is not None:
+            frozen.swap(model)
     tied = HEAD if config.tie_word_embeddings else None
     shapes = {name: value.shape for name, value in model.state_dict().items()}
-    state, stored = read_weights(folder, shapes, tied)
+    state, stored = read_weights(folder, shapes, tied, *([frozen.take] if frozen is not None else []))
     if tied:
         state[tied] = state["model.embed_tokens.weight"]
-    model.load_state_dict(state, assign=True)
+    if frozen is not None:
+        frozen.place(state)
+    model.load_state_dict(state, assign=True, strict=frozen is None)
     if tied:
         model.lm_head.weight = model.model.embed_tokens.weight
-    model.requires_grad_(True)
+    model.requires_grad_(frozen is None)
     assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())), "a buffer that no file holds"
     model.stored_dtype = stored
     return model

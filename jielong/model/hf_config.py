@@ -161,7 +161,7 @@ def to_hf_config(config: Config, end_id: int, start_id: int | None = None) -> di
         "dtype": "float32",
     }
     if model_type == OWN[0]:
-        return {**head, **config.model_dump(mode="json", exclude={"attention"}), "hidden_act": "silu", **tail}
+        return {**head, **config.model_dump(mode="json", exclude={"attention", "base"}), "hidden_act": "silu", **tail}
     private = {name: getattr(config, name) for name in TRAINING_ONLY if getattr(config, name) != _default(name)}
     return {
         **head,

@@ -18,7 +18,7 @@ copied once from the mapped file to its place.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +40,7 @@ EXPERT = re.compile(
     r"(.+\.)(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(?:(gate_proj|w1)|(up_proj|w3)|down_proj|w2)\.weight"
 )
 IGNORED = ("rotary_emb.inv_freq", "masked_bias")  # buffers that old checkpoints carry
+Take = Callable[[str, Tensor], Tensor]
 READABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -138,11 +139,12 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_weights(
-    folder: Path, shapes: dict[str, torch.Size], tied: str | None
+    folder: Path, shapes: dict[str, torch.Size], tied: str | None, take: Take = lambda name, tensor: tensor.float()
 ) -> tuple[dict[str, Tensor], torch.dtype]:
     """The tensors of `shapes`, float32, and the type that they had on disk: bfloat16 or float16 if all of them, else float32.
 
-    tied: name of a tensor that may be missing, and that is left out where it is there.
+    tied: name of a tensor that may be missing, and that is left out where it is there. take: what is kept of each, in place of float32
+    (frozen.py); it gets its name and the tensor of the file, experts stacked.
     Raises CheckpointError for a file that is damaged, ModelError for tensors that are not the ones asked for.
     """
     state: dict[str, Tensor] = {}
@@ -150,7 +152,7 @@ def read_weights(
     unknown: list[str] = []
     kinds: set[torch.dtype] = set()
     for file in weight_files(folder):
-        for name, tensor in _tensors(file):
+        for name, tensor in tensors_of(file):
             place = place_of(name)
             if name.endswith(IGNORED) or place.name == tied:
                 continue
@@ -160,7 +162,7 @@ def read_weights(
             _check(name, tensor, place.of(torch.empty(shapes[place.name], device="meta")).shape, folder)
             kinds.add(tensor.dtype)
             if place.expert is None:
-                state[place.name] = tensor.float()
+                state[place.name] = take(place.name, tensor)
                 continue
             if place.name not in state:
                 state[place.name] = torch.empty(shapes[place.name], dtype=torch.float32)
@@ -175,11 +177,14 @@ def read_weights(
             f"unknown {name}" for name in sorted(unknown)[:3]
         ]
         raise ModelError(f"{folder}: weights do not fit config.json ({', '.join(named)}); get the folder again")
+    for name in filled:
+        state[name] = take(name, state[name])
     kind = kinds.pop() if len(kinds) == 1 else torch.float32
     return state, kind if kind in (torch.bfloat16, torch.float16) else torch.float32
 
 
-def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+def tensors_of(file: Path) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a safetensors file, one at a time. Raises CheckpointError for a damaged one."""
     try:
         with safe_open(str(file), framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - not a dict

@@ -26,6 +26,7 @@ from typing import NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from jielong.model import fused
 from jielong.model.attention import Kind, Sight, attend, choose_kernel, shifted_attention, weigh
@@ -220,6 +221,9 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """Embedding, blocks and the last norm: token ids -> hidden states."""
 
+    noise: float | None = None  # `[tune] neftune_alpha`: of what is added to embeddings in training
+    recompute: bool = False  # `[train] recompute`: of a block only its input is kept for the way back
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
@@ -242,9 +246,17 @@ class Decoder(nn.Module):
         """Hidden states (B, T, C) and, of each layer with experts, what its gate did. Arguments as in `CausalLM.forward`."""
         context = self._context(ids_BT, positions_BT, documents_BT, cache, padding_B, reach)
         x_BTC = self.embed_tokens(ids_BT)
+        if torch.is_autocast_enabled(ids_BT.device.type):
+            x_BTC = x_BTC.float()  # frozen in half precision: the residual stream is not
+        if self.noise is not None and self.training:
+            x_BTC = with_noise(x_BTC, documents_BT, self.noise)
+        again = self.recompute and self.training and torch.is_grad_enabled()
         routings: list[Routing] = []
         for layer in self.layers:
-            x_BTC, routing = layer(x_BTC, context, cache)
+            if again:
+                x_BTC, routing = checkpoint(layer, x_BTC, context, cache, use_reentrant=False)
+            else:
+                x_BTC, routing = layer(x_BTC, context, cache)
             if routing is not None:
                 routings.append(routing)
         if cache is not None:
@@ -302,10 +314,23 @@ class Decoder(nn.Module):
         return self._kernels[device, half]
 
 
+def with_noise(x_BTC: Tensor, documents_BT: Tensor | None, alpha: float) -> Tensor:
+    """Uniform noise of alpha / sqrt(length x C) on embeddings (NEFTune, arXiv:2310.05914); length: of each token's document."""
+    rows, length, width = x_BTC.shape
+    lengths_BT = torch.full((rows, length), float(length), device=x_BTC.device)
+    if documents_BT is not None:
+        counts = torch.zeros(rows, length + 1, device=x_BTC.device)
+        lengths_BT = counts.scatter_add(1, documents_BT, torch.ones_like(lengths_BT)).gather(1, documents_BT)
+    return x_BTC + (torch.rand_like(x_BTC) * 2 - 1) * (alpha / (lengths_BT * width).sqrt())[..., None]
+
+
 class CausalLM(nn.Module):
     """The decoder and its output layer."""
 
     stored_dtype: torch.dtype = torch.float32  # of the weights in the folder that the model was loaded from
+    adapted: bool = False  # whether an adapter is trained in place of the weights (adapters.py)
+    is_loaded_in_4bit: bool = False  # names that peft looks for (frozen.py)
+    is_loaded_in_8bit: bool = False
     z_loss: float = 0.0  # weight of logsumexp(logits)^2 in what is trained on; `[train] z_loss`, set by an engine
 
     def __init__(self, config: Config) -> None:

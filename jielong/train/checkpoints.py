@@ -2,6 +2,7 @@
 
     train/checkpoints/step-00000200/
       config.json, generation_config.json, model.safetensors, tokenizer files     AutoModelForCausalLM opens it
+      adapter_config.json, adapter_model.safetensors                              in its place, where an adapter is trained
       trainer/state.json              step, data position, guard, loss scale, fingerprint of the recipe
       trainer/optimizer.safetensors   trainer/random.safetensors
       trainer/weights.safetensors     only with ema_decay: model.safetensors is the average then, and training goes on with these
@@ -26,8 +27,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from jielong.errors import CheckpointError
+from jielong.model.adapters import Adapted, read_tensors, save_adapter
 from jielong.model.config import Config as ModelConfig
-from jielong.model.hf import CHECKSUMS, HEAD, load_folder, save_state, verify_checksums, write_checksums
+from jielong.model.hf import CHECKSUMS, HEAD, load_folder, save_state, verify_checksums, write_checksums, write_configs
 from jielong.progress import say
 from jielong.runs import publish, write_json
 from jielong.tokenizer.folder import TokenizerFolder, copy_folder
@@ -113,15 +115,24 @@ def _what(error: Exception) -> str:
 
 
 def save(
-    snapshot: Snapshot, config: ModelConfig, tokenizer: TokenizerFolder, folder: Path, step: int, state: dict[str, Any]
-) -> Path:
-    """Write and publish the checkpoint of a step; a checkpoint of that step that is there already is replaced."""
+    snapshot: Snapshot, config: ModelConfig, tokenizer: TokenizerFolder, folder: Path, step: int, state: dict[str, Any],
+    adapted: Adapted | None = None,
+) -> Path:  # fmt: skip
+    """Write and publish the checkpoint of a step; a checkpoint of that step that is there already is replaced.
+
+    adapted: what is written is an adapter.
+    """
     final, partial = folder / f"step-{step:08d}", folder / f".step-{step:08d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     (partial / TRAINER).mkdir(parents=True)
     try:
         averaged = {name: tensor for name, tensor in snapshot.averaged.items() if name != STEPS}
-        save_state(config, averaged or snapshot.weights, partial, tokenizer.end_id, tokenizer.start_id)
+        ends = (tokenizer.end_id, tokenizer.start_id)
+        if adapted is not None:
+            save_adapter(snapshot.weights, adapted, partial)
+            write_configs(config, "float32", partial, *ends, tokenizer.stop_ids)
+        else:
+            save_state(config, averaged or snapshot.weights, partial, *ends, stop_ids=tokenizer.stop_ids)
         if averaged:
             tied = HEAD if config.tie_word_embeddings else None
             own = {name: tensor for name, tensor in snapshot.weights.items() if name != tied}
@@ -164,12 +175,19 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def read_snapshot(checkpoint: Path, state: dict[str, Any], weights: bool = True) -> Snapshot:
+def read_snapshot(
+    checkpoint: Path, state: dict[str, Any], weights: bool = True, adapted: Adapted | None = None
+) -> Snapshot:
     """What an engine needs to go on from a checkpoint; `state` is what `read_state` gave. Raises CheckpointError.
+
+    adapted: of a checkpoint that is an adapter.
 
     weights: False leaves out those that `load_folder` gives; where it gives an average, the weights are in the snapshot all the same.
     """
     optimizer, random = (_tensors(checkpoint, name) for name in (OPTIMIZER, RANDOM))
+    if adapted is not None:
+        given = read_tensors(checkpoint, adapted.adapter) if weights else {}
+        return Snapshot(given, optimizer, random, state.get("scale", {}))
     averages = (checkpoint / TRAINER / WEIGHTS).is_file()
     shown = load_folder(checkpoint).state_dict() if weights or averages else {}
     if not averages:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from jielong.errors import RecipeError
+from jielong.model.adapter_config import Adapter
 from jielong.recipe import Section, harmless
 from jielong.train.mixing import Mix
 from jielong.train.phases import BUDGETS, OptimizerName, Phase, ScheduleName, check_phases
@@ -30,6 +31,13 @@ class Guard(Section):
         3, description="so many steps not taken in a row lead to going back to a checkpoint", ge=1, le=1000
     )
     max_rollbacks: int = Field(6, description="going back to one checkpoint more often than this ends the run", ge=1)
+
+
+class Lisa(Section):
+    """Blocks trained in turn (arXiv:2403.17919), with embedding and output layer always."""
+
+    blocks: int = Field(2, description="blocks that are trained at a time, drawn by the seed", ge=1)
+    interval: int = Field(20, description="steps until others are drawn", ge=1)
 
 
 class Config(Section):
@@ -94,6 +102,14 @@ class Config(Section):
         gt=0,
         lt=1,
     )
+    adapter: Adapter | None = Field(
+        None,
+        description="train small matrices beside frozen weights (LoRA and its kin); needs model.base; none: all weights",
+    )
+    lisa: Lisa | None = Field(
+        None,
+        description="train all weights, but only some blocks at a time, drawn anew every so many steps: less memory; none: all",
+    )
     grad_clip: float | None = Field(1.0, description="gradients are scaled down to this norm; none: never", gt=0)
     z_loss: float = Field(
         0.0, description="weight of log(Z)^2, which keeps logits small (PaLM used 1e-4, arXiv:2204.02311)", ge=0
@@ -118,6 +134,10 @@ class Config(Section):
     precision: Literal["auto", "bfloat16", "float16", "float32", "tf32", "fp8"] = Field(
         "auto",
         description="arithmetic of matrix products; auto: bfloat16 where the device is fast at it, float16 on a V100",
+    )
+    recompute: bool = harmless(
+        False,
+        "keep only each block's input for the backward pass and compute the rest again: less memory, a third more work",
     )
     compile: bool = Field(False, description="torch.compile the model (a minute at the start, faster steps after)")
     evaluate_every_steps: int | None = harmless(
@@ -159,6 +179,9 @@ class Config(Section):
         mix_budget = "mix" if self.mix is not None and (self.mix.tokens or self.mix.epochs) else None
         budget = next((name for name in BUDGETS[:2] if getattr(self, name) is not None), mix_budget)
         check_phases(self.phases, budget, self.mix is not None)
+        for name in ("adapter", "lisa"):
+            if getattr(self, name) is not None and (problem := _against(name, self)) is not None:
+                raise ValueError(problem)
         lengths = [self.sequence_length or 0, *(phase.sequence_length or 0 for phase in self.phases)]
         if self.micro_batch_tokens < max(lengths):
             raise ValueError(
@@ -201,6 +224,23 @@ class Config(Section):
         return [(f"train.phases.{number}", self.in_phase(number)) for number in range(len(self.phases))]
 
 
+def _against(name: str, train: Config) -> str | None:
+    """What does not go with `adapter` or `lisa`, where not all weights have gradients and state."""
+    what = {"adapter": "an adapter", "lisa": "LISA"}[name]
+    optimizers = {train.optimizer, *(phase.optimizer for phase in train.phases)}
+    problems = {
+        f'engine: {what} is trained by the engine torch, got "{train.engine}"; use torch': train.engine != "torch",
+        f'parallel: nothing is divided with {what}, got "{train.parallel}"; use ddp': train.parallel != "ddp",
+        f'optimizer: Muon is for whole weights, not for {what}, got "muon"; use adamw, lion or adamw8bit': "muon"
+        in optimizers,
+        f'precision: fp8 does not go with {what}, got "fp8"; use auto': train.precision == "fp8",
+        f"ema_decay: no average is kept with {what}, got {train.ema_decay}; remove it": train.ema_decay is not None,
+        "lisa: draws blocks of whole weights, and there is an adapter; remove one of them": None
+        not in (train.adapter, train.lisa),
+    }
+    return next((f"{text}, or remove {name}" for text, wrong in problems.items() if wrong), None)
+
+
 def check_processes(train: Config, longest: int, processes: int) -> None:
     """Raises RecipeError where a step's rows cannot be divided among processes. longest: model.max_position_embeddings."""
     for place, part in train.parts():
@@ -230,7 +270,11 @@ def check_together(sections: dict[str, Section]) -> list[str]:
         f"train: needs the stage {stage}; add a [{stage}] table" for stage in ("model",) if stage not in sections
     ]
     if isinstance(model, ModelConfig):
-        for place, part in train.parts():
+        if train.adapter is not None and model.base is None:
+            problems.append(
+                "train.adapter: stands beside the weights of a trained model, and there is none; give model.base"
+            )
+        for place, part in train.parts() if model.is_settled else ():
             problems += [text for text in _unfit(place, part, model) if text not in problems]
     return problems
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jielong.errors import RecipeError
+from jielong.model.adapters import Adapted
 from jielong.model.config import Config as ModelConfig
 from jielong.model.transformer import CausalLM
 from jielong.progress import human_count
@@ -163,6 +164,7 @@ class Job:
     validate: Validate
     sample: Sample
     generate: Generate | None = None  # any prompts; raises a JielongError for settings that are out of bounds
+    adapted: Adapted | None = None  # where an adapter is trained
 
     @cached_property
     def configs(self) -> tuple[Config, ...]:

@@ -21,6 +21,7 @@ from typing import Any, Self
 import orjson
 
 from jielong.errors import DiskError, explain_os_error
+from jielong.model.adapters import Adapted
 from jielong.model.config import Config as ModelConfig
 from jielong.progress import say
 from jielong.tokenizer.folder import TokenizerFolder
@@ -32,9 +33,16 @@ from jielong.train.engines.interface import Snapshot
 class Keeper:
     """Writes the checkpoints of a run, a context manager: leaving it waits for what is on its way."""
 
-    def __init__(self, config: Config, model: ModelConfig, tokenizer: TokenizerFolder, folder: Path) -> None:
-        """folder: of all checkpoints of the run."""
-        self.config, self.model, self.tokenizer, self.folder = config, model, tokenizer, folder
+    def __init__(
+        self,
+        config: Config,
+        model: ModelConfig,
+        tokenizer: TokenizerFolder,
+        folder: Path,
+        adapted: Adapted | None = None,
+    ) -> None:
+        """folder: of all checkpoints of the run. adapted: what is written is an adapter."""
+        self.config, self.model, self.tokenizer, self.folder, self.adapted = config, model, tokenizer, folder, adapted
         self._thread = ThreadPoolExecutor(1, "checkpoint") if config.async_checkpoints else None
         self._going: Future[Path] | None = None
         self.best = self._best()
@@ -55,7 +63,7 @@ class Keeper:
 
         def work() -> Path:
             before()
-            path = checkpoints.save(snapshot, self.model, self.tokenizer, self.folder, step, state)
+            path = checkpoints.save(snapshot, self.model, self.tokenizer, self.folder, step, state, self.adapted)
             self._rotate()
             return path
 

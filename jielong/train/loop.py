@@ -34,6 +34,7 @@ from jielong.train.job import Job, Position
 from jielong.train.keeping import Keeper
 from jielong.train.loader import LoaderState, Mixed, Step, open_loader
 from jielong.train.logbook import Logbook, trackers_of
+from jielong.train.optimizers.sampling import working_blocks
 from jielong.train.transitions import move_on, put_into
 from jielong.world import add_up, largest, told
 
@@ -58,7 +59,7 @@ def train(
             run.tokens_after,
             trackers_of(job, world.first),
         ) as log,
-        Keeper(job.config, job.model, job.tokenizer, job.folder / "checkpoints") as keeper,
+        Keeper(job.config, job.model, job.tokenizer, job.folder / "checkpoints", job.adapted) as keeper,
         nullcontext(stop) if stop is not None else graceful_stop() as stop,
         Listener(job, engine, at, log) as listener,
     ):
@@ -105,6 +106,9 @@ class Steps:
         self._listener.replay()
         move_on(self.job, self.engine, self.at, self._log)
         here, world, step = self.job.plan.at(self.at.step + 1), self.engine.world, self.at.step + 1
+        if (lisa := self.job.config.lisa) is not None:
+            blocks = working_blocks(self.job.seed, step, lisa.interval, lisa.blocks, self.job.model.num_hidden_layers)
+            self.engine.let_work(blocks)
         self._started, self._before = time.monotonic(), self.at.loader.state
         minutes = self.job.config.save_every_minutes
         due = world.first and minutes is not None and self._started - self._saved_at > 60 * minutes
@@ -371,7 +375,7 @@ def go_back(job: Job, engine: Engine, at: Position, keeper: Keeper, log: Logbook
     here = job.plan.behind(state["step"])
     put_into(job, engine, at.phase, here.phase)
     at.phase, at.loader = here.phase, at.loader.at_length(here.sequence_length)
-    engine.load(checkpoints.read_snapshot(chosen, state))
+    engine.load(checkpoints.read_snapshot(chosen, state, adapted=job.adapted))
     before = at.guard.state.rate
     possible = at.guard.go_back(state["guard"], state["step"])
     rate = at.guard.state.rate

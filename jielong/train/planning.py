@@ -33,6 +33,7 @@ from jielong.model.cost import (
 )
 from jielong.model.devices import Device
 from jielong.model.memory import Inference, Training, Work, inference_memory, training_memory
+from jielong.model.memory_of_adapters import adapter_parameters, lean_memory
 from jielong.recipe import Section
 from jielong.runs import Run
 from jielong.tokenizer.config import Config as TokenizerConfig
@@ -197,6 +198,11 @@ def plan_run(
         if train.parallel == "fsdp" or (train.engine == "deepspeed" and train.zero_stage > 0):
             notes[-1] += ", though fsdp and ZeRO need less (docs/en/train.md, Which engine)"
         check_processes(train, config.max_position_embeddings, count)
+    if train.adapter is not None:
+        trained = adapter_parameters(config, train.adapter)
+        notes.append(
+            f"an adapter of {trained:,} parameters is trained; time is that of training all weights, and takes less"
+        )
     if train.compile:
         notes.append("memory is that of a model that is not compiled; train.compile takes less")
     source, run = _arithmetic(config, train, tokens, known)
@@ -333,7 +339,10 @@ def _fit(config: ModelConfig, train: TrainConfig, stretch: Stretch, device: Devi
         several, card = rows < step_rows, device.capability
         work = Work(rows, length, precision, device.kind, train.document_mask, several, card, train.compile)
         names = {train.optimizer, *(phase.optimizer for phase in train.phases if phase.optimizer)}
-        found = [training_memory(config, work, name, train.ema_decay is not None) for name in sorted(names)]
+        if train.adapter is not None or train.recompute:
+            found = [lean_memory(config, work, name, train.adapter, train.recompute) for name in sorted(names)]
+        else:
+            found = [training_memory(config, work, name, train.ema_decay is not None) for name in sorted(names)]
         return max(found, key=lambda memory: memory.peak)  # of phases with several optimizers, the one that takes most
 
     def fits(rows: int) -> bool:

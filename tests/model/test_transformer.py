@@ -349,3 +349,28 @@ def test_training_compiles_as_one_graph(changes: dict[str, Any]) -> None:
     assert ours.cross_entropy.item() == pytest.approx(theirs.cross_entropy.item(), rel=1e-6)
     (ours.cross_entropy + ours.auxiliary).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_noise_on_embeddings_is_neftunes() -> None:
+    """Uniform, at most alpha / sqrt(length x C), the length that of each token's document."""
+    from jielong.model.transformer import with_noise
+
+    torch.manual_seed(1)
+    zeros = torch.zeros(1, 12, 64)
+    documents = torch.tensor([[0] * 8 + [1] * 4])
+    noise = with_noise(zeros, documents, 5.0)
+    for place, length in ((slice(0, 8), 8), (slice(8, 12), 4)):
+        bound = 5.0 / (length * 64) ** 0.5
+        assert noise[0, place].abs().max() <= bound and noise[0, place].abs().max() > 0.9 * bound
+        assert abs(float(noise[0, place].mean())) < 0.2 * bound
+    whole = with_noise(zeros, None, 5.0)
+    assert whole.abs().max() <= 5.0 / (12 * 64) ** 0.5
+
+
+def test_noise_is_for_training_alone() -> None:
+    model = make(vary(attention_bias=True))
+    plain = model(ids())
+    model.model.noise = 5.0
+    assert torch.equal(model(ids()), plain)
+    model.train()
+    assert not torch.equal(model(ids()), plain)

@@ -156,8 +156,9 @@ def _answers(typed: Typed, width: int, height: int) -> list[Text]:
         last = len(wrapped)
         for part in plain(answer).split("\n"):
             wrapped += wrap(part, width)
-    start = max(0, min(last, len(wrapped) - height)) - typed.scroll
-    start = max(0, min(start, len(wrapped) - 1))
+    first = max(0, min(last, len(wrapped) - height))
+    start = max(0, min(first - typed.scroll, len(wrapped) - 1))
+    typed.scroll = first - start  # keys that led beyond the text are not counted
     return [Text(line) for line in wrapped[start : start + height]]
 
 

@@ -96,9 +96,9 @@ class Reader:
 
 
 def train_folder(runs_dir: Path, name: str) -> Path:
-    """The folder train/ of a run. Raises RunError where there is none."""
+    """The folder of a run's training: train/, or tune/ once that has begun. Raises RunError where there is neither."""
     run = open_run(runs_dir, name)
-    folder = run.stage("train")
+    folder = run.stage("tune") if run.stage("tune").is_dir() else run.stage("train")
     if not folder.is_dir():
         known = ", ".join(found.name for found in list_runs(runs_dir)) or "none yet"
         there = "its training has not begun" if run.root.is_dir() else f"runs there: {known}"

@@ -20,7 +20,7 @@ engine can go on from every other's checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -91,6 +91,10 @@ class Engine(Protocol):
         carried: with as much of the state as the new optimizer can use (optimizers.opening.carry says what that is); else with none.
         The average of the weights goes on.
         """
+        ...
+
+    def let_work(self, blocks: Iterable[int]) -> None:
+        """From now on train these blocks, by number, and no other (`[train] lisa`)."""
         ...
 
     def balance(self, expert_use_LE: Tensor) -> None:

@@ -12,23 +12,25 @@ accumulated, ranks exchange nothing until the last micro-batch of the step.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from jielong.errors import RecipeError
 from jielong.model.attention import choose_kernel
 from jielong.model.experts import move_biases
 from jielong.model.transformer import CausalLM, Losses
 from jielong.runtime import choose_device, keep_freed_memory
 from jielong.train.config import Config
 from jielong.train.engines.interface import Snapshot, Stepped
-from jielong.train.engines.state import HostCopies, by_parameter, random_of_all, restore_random, state_tensors
+from jielong.train.engines.state import HostCopies, by_parameter, kept, random_of_all, restore_random, state_tensors
 from jielong.train.loader import Batch
 from jielong.train.optimizers.averaging import STEPS, Average
 from jielong.train.optimizers.opening import carry, check_kinds, kinds_of, open_optimizer
+from jielong.train.optimizers.sampling import work
 from jielong.train.precision import Precision
 from jielong.world import World, own_device
 
@@ -55,12 +57,17 @@ class TorchEngine:
         self.device = own_device(self.world, choose_device(config.device))
         self._precision = Precision(config.precision, self.device)
         self.precision = self._precision.name
+        if config.lisa is not None and self.world.size > 1:
+            raise RecipeError(
+                f"train.lisa: draws its blocks in one process, got {self.world.size}; start one, or remove lisa"
+            )
         self.grad_clip = config.grad_clip
         self.document_mask = config.document_mask
         self.sharded = self.world.size > 1 and config.parallel == "fsdp"
         if self.device.type == "cpu":
             keep_freed_memory()
         self.model = model.to(self.device).train()
+        self.model.model.recompute = config.recompute
         self._precision.prepare(self.model)
         self.attention = choose_kernel(self.model.config, self.device.type, self._precision.half)
         # settled here, so that nothing is looked for in compiled code
@@ -156,10 +163,16 @@ class TorchEngine:
     def optimize(self, config: Config, carried: bool) -> None:
         """From now on step with the optimizer that this config names; carried: see `carry`."""
         before = self.optimizer
+        if config.lisa is not None:
+            self.model.requires_grad_(True)  # which blocks rest is said again before the next step
         self.optimizer = open_optimizer(self.model, config, self.device, None if self.sharded else self.world)
         if carried:
             carry(before, self.optimizer)
         self._host.forget("optimizer.")
+
+    def let_work(self, blocks: Iterable[int]) -> None:
+        """From now on train these blocks, by number, and no other; see optimizers/sampling.py."""
+        work(self.model, blocks, self.optimizer.state)
 
     def balance(self, expert_use_LE: Tensor) -> None:
         """After a step: move the experts' biases towards an even load, where the model balances in that way."""
@@ -170,6 +183,12 @@ class TorchEngine:
     @contextlib.contextmanager
     def whole(self) -> Iterator[CausalLM | None]:
         """The model with all its weights, or their average, on rank 0; None on the others."""
+        if (
+            self.model.adapted
+        ):  # frozen weights may be in half precision, which asks for autocast wherever they are used
+            with self.autocast():
+                yield self.model if self.world.first else None
+            return
         if not self.sharded and (self.average is None or not self.world.first):
             yield self.model if self.world.first else None
             return
@@ -190,8 +209,10 @@ class TorchEngine:
 
     def snapshot(self) -> Snapshot:
         """Copy the state to the host; whole tensors on rank 0, nothing on the others. The copies of the last call are used again."""
-        weights = self._copies("", self.model.state_dict().items())
-        optimizer = self._copies("optimizer.", state_tensors(self.model, self.optimizer.state))
+        weights = self._copies("", kept(self.model))
+        optimizer = self._copies(
+            "optimizer.", state_tensors(self.model, self.optimizer.state, kinds_of(self.optimizer))
+        )
         averaged = {}
         if self.average is not None:
             averaged = self._copies("averaged.", self.average.state(self.model.state_dict()))
@@ -211,7 +232,7 @@ class TorchEngine:
     def load(self, snapshot: Snapshot, weights: bool = True) -> None:
         """Go back to a state that every rank has read whole."""
         if weights:
-            for name, tensor in self.model.state_dict().items():
+            for name, tensor in kept(self.model):
                 _fill(tensor, snapshot.weights[name])
         if self.average is not None and snapshot.averaged:
             self.average.steps = int(snapshot.averaged[STEPS])
@@ -219,7 +240,8 @@ class TorchEngine:
                 _fill(tensor, snapshot.averaged[name])
         elif self.average is not None:
             self.average.restart(self.model)
-        parameters, wanted = dict(self.model.named_parameters()), kinds_of(self.optimizer)
+        wanted = kinds_of(self.optimizer)
+        parameters = {name: one for name, one in self.model.named_parameters() if one in wanted}
         self.optimizer.state.clear()
         for name, kinds in by_parameter(snapshot.optimizer, parameters).items():
             parameter = parameters[name]

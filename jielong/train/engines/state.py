@@ -7,17 +7,24 @@ while there is of others (a phase began with another optimizer), has an empty te
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 import xxhash
 from torch import Tensor, nn
 
 from jielong.errors import CheckpointError
+from jielong.model.adapters import trained
+from jielong.model.transformer import CausalLM
 from jielong.runtime import random_state, restore_random_state
 from jielong.world import World, collected
 
 FRESH = "fresh"  # the kind of state of a parameter that has none yet
+
+
+def kept(model: CausalLM) -> Iterable[tuple[str, Tensor]]:
+    """The tensors that make a model what it is: its state_dict; of an adapted one what is trained, for the rest is the base's."""
+    return (trained(model) if model.adapted else model.state_dict()).items()
 
 
 class HostCopies:
@@ -83,9 +90,15 @@ def restore_random(world: World, device: torch.device, saved: Mapping[str, Tenso
         torch.manual_seed(xxhash.xxh3_64_intdigest(saved["cpu.0"].numpy().tobytes(), world.rank) >> 1)
 
 
-def state_tensors(model: nn.Module, state_of: Mapping[Tensor, Mapping[str, object]]) -> Iterable[tuple[str, Tensor]]:
-    """The tensors of an optimizer's state by name, `kind.parameter`; none before the first step."""
-    states = {name: state_of.get(parameter, {}) for name, parameter in model.named_parameters()}
+def state_tensors(
+    model: nn.Module, state_of: Mapping[Tensor, Mapping[str, object]], among: Collection[Tensor] | None = None
+) -> Iterable[tuple[str, Tensor]]:
+    """The tensors of an optimizer's state by name, `kind.parameter`; none before the first step.
+
+    among: the parameters that the optimizer has (None: all).
+    """
+    names = model.named_parameters()
+    states = {name: state_of.get(one, {}) for name, one in names if among is None or one in among}
     begun = any(states.values())
     for name, state in states.items():
         for kind, value in state.items():

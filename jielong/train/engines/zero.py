@@ -34,7 +34,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -246,6 +246,10 @@ class DeepSpeedEngine:
                 group["weight_decay"] = config.weight_decay
         if not carried:
             self.optimizer.state.clear()
+
+    def let_work(self, blocks: Iterable[int]) -> None:
+        """Refused when the recipe is read."""
+        raise AssertionError("LISA with DeepSpeed")
 
     def balance(self, expert_use_LE: Tensor) -> None:
         """After a step: move the experts' biases towards an even load, where the model balances in that way."""

@@ -28,22 +28,33 @@ MATRICES = re.compile(
 )
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, apart: Collection[str] = ()) -> list[dict[str, object]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, apart: Collection[str] = (), b_rate: float = 1.0
+) -> list[dict[str, object]]:
     """Matrices with weight decay, vectors (norms, biases) without, CLEX's network at a rate of its own; shared ones once.
 
-    apart: names of parameters that another optimizer has. `rate` is what the learning rate is multiplied by; `decayed` says
+    apart: names of parameters that another optimizer has. b_rate: of the matrices B of adapters (LoRA+, arXiv:2402.12354), times that of the
+    others. `rate` is what the learning rate is multiplied by; `decayed` says
     whether the group has the recipe's weight decay.
     """
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     slow: list[nn.Parameter] = []
+    ahead: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and name not in apart:
-            (slow if ".frequencies." in name else matrices if parameter.ndim >= 2 else vectors).append(parameter)
+            if ".frequencies." in name:
+                slow.append(parameter)
+            elif ".lora_B." in name and b_rate != 1:
+                ahead.append(parameter)
+            else:
+                (matrices if parameter.ndim >= 2 else vectors).append(parameter)
     groups: list[dict[str, object]] = [
         {"params": matrices, "weight_decay": weight_decay, "rate": 1.0, "decayed": True},
         {"params": vectors, "weight_decay": 0.0, "rate": 1.0, "decayed": False},
     ]
+    if ahead:
+        groups.append({"params": ahead, "weight_decay": weight_decay, "rate": b_rate, "decayed": True})
     return groups + ([{"params": slow, "weight_decay": 0.0, "rate": CLEX_RATE, "decayed": False}] if slow else [])
 
 

@@ -41,7 +41,7 @@ def open_optimizer(
     model: its parameters in place, sharded already where they are to be. world: all processes of the run.
     """
     if config.optimizer == "lion":
-        return Lion(parameter_groups(model, config.weight_decay), (config.beta1, config.beta2))
+        return Lion(parameter_groups(model, config.weight_decay, b_rate=_b_rate(config)), (config.beta1, config.beta2))
     if config.optimizer == "muon":
         matrices = block_matrices(model)
         dtype = torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
@@ -50,7 +50,7 @@ def open_optimizer(
         muon = Muon(parameters, config.weight_decay, config.muon_momentum, config.muon_rate, dtype, ranks)
         return Composed([muon, adamw(model, config, device, matrices)])
     if config.optimizer == "adamw8bit":
-        large = large_matrices(model)
+        large = large_matrices(model) if _b_rate(config) == 1 else {}  # a rate of their own is AdamW's
         rest = adamw(model, config, device, large)
         if not large:  # a toy
             return rest
@@ -65,12 +65,16 @@ def adamw(
 ) -> torch.optim.AdamW:
     """torch's AdamW, in its fused form where the device has one. apart: names of parameters that it does not have."""
     return torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay, apart or {}),
+        parameter_groups(model, config.weight_decay, apart or {}, _b_rate(config)),
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.adam_epsilon,
         fused=device.type in ("cpu", "cuda"),
     )
+
+
+def _b_rate(config: Config) -> float:
+    return config.adapter.b_rate if config.adapter is not None else 1.0
 
 
 class Composed(torch.optim.Optimizer):

@@ -75,6 +75,9 @@ def test_answers_end_with_the_newest_and_a_long_one_begins_at_its_beginning() ->
     assert "line 0" in text and "line 39" not in text and "answer" not in text
     typed.scroll = -30
     assert "line 39" in "\n".join(picture(View("small"), typed))
+    typed.scroll = -500
+    picture(View("small"), typed)
+    assert -40 <= typed.scroll < 0  # one key up is one line up again
 
 
 def test_a_curve_by_hand() -> None:

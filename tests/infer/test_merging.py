@@ -1,0 +1,46 @@
+"""`jielong merge`: the same logits in a plain folder, in the base's type, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from jielong.errors import InputError
+from jielong.infer.merging import merge_into
+from jielong.model.hf import load_folder, read_config
+from jielong.tokenizer import bpe
+from jielong.tokenizer.config import Config as TokenizerConfig
+from tests.model.test_adapters import adapted, base_folder, logits, save
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A trained adapter, with a tokenizer in its folder."""
+    model, found = adapted(base_folder(tmp_path / "base"))
+    folder = save(model, found, tmp_path / "adapter")
+    bpe.save(bpe.train(["中国人民今天很高兴。"] * 3, 290, TokenizerConfig().specials, 2, True), folder)
+    return folder
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("auto", 1e-5), ("bfloat16", 0.2)])
+def test_merge(adapter: Path, dtype: str, error: float, tmp_path: Path) -> None:
+    found = merge_into(str(adapter), tmp_path / "new" / "merged", tmp_path, dtype)
+    folder = tmp_path / "new" / "merged"
+    assert found["dtype"] == read_config(folder)["dtype"] == ("float32" if dtype == "auto" else dtype)
+    assert (logits(load_folder(folder).eval()) - logits(load_folder(adapter).eval())).abs().max() < error
+    assert not (folder / "adapter_config.json").exists() and (folder / "tokenizer.json").is_file()
+    theirs = AutoModelForCausalLM.from_pretrained(folder)
+    assert theirs.dtype == getattr(torch, found["dtype"])
+
+
+def test_refused(adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no adapter"):
+        merge_into(str(tmp_path / "base"), tmp_path / "out", tmp_path)
+    with pytest.raises(InputError, match="--dtype: unknown, got 'int3'"):
+        merge_into(str(adapter), tmp_path / "out", tmp_path, "int3")
+    with pytest.raises(InputError, match="--out: is there already"):
+        merge_into(str(adapter), tmp_path / "base", tmp_path)
+    assert not (tmp_path / "out").exists()
