@@ -11,6 +11,7 @@ STAGES = {
     "tokenizer": "train or import a tokenizer, and turn the documents into token shards",
     "model": "shape and initialise the transformer, as a Hugging Face model folder",
     "train": "train it on the shards, with exact resume",
+    "tune": "teach it to answer, from conversations",
     "infer": "continue the recipe's prompts",
     "evaluate": "measure bits per byte on the validation documents",
 }

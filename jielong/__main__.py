@@ -39,6 +39,7 @@ from jielong.console import (
 )
 from jielong.errors import InputError
 from jielong.infer.commands import COMMANDS as INFER_COMMANDS
+from jielong.infer.merging import COMMANDS as MERGE_COMMANDS
 from jielong.progress import plain, say
 from jielong.tokenizer.shards.commands import COMMANDS as SHARDS_COMMANDS
 from jielong.train.control.commands import COMMANDS as CONTROL_COMMANDS
@@ -82,12 +83,18 @@ def _run(
     run = open_run(runs_dir, loaded.name)
     wanted = stages if stages is not None else list(loaded.sections)
     chain = workflow.needed(loaded, wanted[-1]) if stages is not None else wanted
-    elsewhere = None
-    if devices > 1 and "train" in chain:
-        _check_processes(loaded, devices)
-        check_devices(devices, getattr(loaded.sections["train"], "device", "auto"))
-        again = ["train", *_options(recipe, data, settings, runs_dir, name), *(["--fresh"] if fresh else [])]
-        elsewhere = functools.partial(train, again, devices)
+    elsewhere: Callable[[str, int | None], None] | None = None
+    trained = [stage for stage in workflow.LIVE if stage in chain]
+    if devices > 1 and trained:
+        if "train" in trained:
+            _check_processes(loaded, devices)
+        check_devices(devices, getattr(loaded.sections[trained[0]], "device", "auto"))
+        again = [*_options(recipe, data, settings, runs_dir, name), *(["--fresh"] if fresh else [])]
+
+        def in_processes(stage: str, lock: int | None) -> None:
+            train([stage, *again], devices, lock)
+
+        elsewhere = in_processes
     outcomes = workflow.run_stages(loaded, run, chain, tuple(wanted) if fresh else (), to, elsewhere)
     if not this_world().first:
         return {}
@@ -221,6 +228,10 @@ def _stage_command(stage: str) -> None:
         fresh: FreshOpt = False, devices: DevicesOpt = 1, print_commands: PrintOpt = False, nodes: NodesOpt = None,
         json: JsonOpt = False,
     ) -> dict[str, Any]:  # fmt: skip
+        if stage == "tune" and (print_commands or nodes is not None):
+            raise InputError(
+                "--print-commands, --nodes: are of jielong train; start jielong tune by torchrun in the same way"
+            )
         if print_commands:
             from jielong.recipe import load
 
@@ -233,7 +244,11 @@ def _stage_command(stage: str) -> None:
             raise InputError("--nodes: several machines are started from outside; add --print-commands to see how")
         return _run(recipe, [stage], data, settings, runs_dir, name, fresh, json, devices=devices)
 
-    kinds: dict[str, Callable[..., dict[str, Any]]] = {"data": data_command, "train": train_command}
+    kinds: dict[str, Callable[..., dict[str, Any]]] = {
+        "data": data_command,
+        "train": train_command,
+        "tune": train_command,
+    }
     more = {"data": " `data presets` lists known corpora.", "tokenizer": " `tokenizer report A B` compares tokenizers."}
     kind = _TokenizerCommand if stage == "tokenizer" else TyperCommand
     text = f"Stage: {STAGES[stage]}." + more.get(stage, "")
@@ -453,7 +468,7 @@ for _name, (_command, _help) in SHARDS_COMMANDS.items():
     shards.command(name=_name, help=_help)(friendly(_shards_command(_command)))
 
 
-for _name, (_function, _help) in (INFER_COMMANDS | CONTROL_COMMANDS).items():
+for _name, (_function, _help) in (INFER_COMMANDS | MERGE_COMMANDS | CONTROL_COMMANDS).items():
     app.command(name=_name, help=_help)(friendly(_function))
 
 

@@ -231,8 +231,8 @@ def phase_borders(metrics: list[dict[str, Any]]) -> list[tuple[float, Words]]:
     return found
 
 
-def small_charts(metrics: list[dict[str, Any]], size: tuple[int, int]) -> list[str]:
-    """Bits per byte, learning rate and gradient norm, each where there is one."""
+def small_charts(metrics: list[dict[str, Any]], size: tuple[int, int], prefix: str = "") -> list[str]:
+    """Bits per byte, learning rate and gradient norm, each where there is one. prefix: of their keys, where a page has them twice."""
     out = []
     for key, title, colour in SMALL_CHARTS:
         points = [(x, y) for x, y in column(metrics, key) if y is not None]
@@ -243,7 +243,7 @@ def small_charts(metrics: list[dict[str, Any]], size: tuple[int, int]) -> list[s
             series = [Series(None, thin(points), "dots", colour), Series(None, thin(smoothed(points)), "line", colour)]
         last = Words(f"last {points[-1][1]:.4g}", f"末值 {points[-1][1]:.4g}")
         from_zero = not key.startswith("validation")
-        out.append(line_chart(series, key, title, last, TOKENS, size, from_zero, human_count))
+        out.append(line_chart(series, prefix + key, title, last, TOKENS, size, from_zero, human_count))
     return out
 
 

@@ -68,7 +68,7 @@ PrintOpt = Annotated[
     ),
 ]
 RUNS = Path("runs")
-SHARED = ("train", "run")  # commands that several processes may run together
+SHARED = ("train", "tune", "run")  # commands that several processes may run together
 HEAR_SECONDS = 2.0  # the first rank, and who started us, are heard before another rank
 LOST = ("DistBackendError", "DistNetworkError", "DistStoreError")  # of torch.distributed, when a process is gone
 json_printed: list[bool] = []  # whether the one JSON object is out
@@ -125,7 +125,7 @@ def take_part(command: str | None, json: bool) -> None:
         json_printed.append(True)  # by the first rank
     if command not in SHARED:
         raise InputError(
-            f"environment: WORLD_SIZE says {world.size} processes, and {command} is for one; only {' and '.join(SHARED)} are "
+            f"environment: WORLD_SIZE says {world.size} processes, and {command} is for one; only {', '.join(SHARED[:-1])} and {SHARED[-1]} are "
             "started in several; unset WORLD_SIZE, or start it without torchrun"
         )
 

@@ -135,7 +135,7 @@ def load(recipe: str, overrides: list[str] | None = None, data: list[str] | None
     """Read, override and validate a recipe.
 
     overrides: `section.key=value` strings, values in TOML form (a bare word is taken as a string).
-    data: paths or globs that replace `data.sources` (relative to the current folder).
+    data: paths or globs that replace `data.sources`, or `tune.sources` of a recipe without [data] (relative to the current folder).
     Relative paths in it start at its own folder, those of a shipped recipe at the current one. name: replaces the recipe's name. Raises RecipeError listing every problem.
     """
     path = find(recipe)
@@ -159,9 +159,12 @@ def load(recipe: str, overrides: list[str] | None = None, data: list[str] | None
         table["name"] = name
     table.setdefault("name", path.stem)
     if data:
-        if not isinstance(table.setdefault("data", {}), dict):
-            raise RecipeError("data: must be a table; write [data] in the recipe")
-        table["data"]["sources"] = _sources_from_globs(data)
+        stage = (
+            "tune" if "tune" in table and "data" not in table else "data"
+        )  # a recipe that only tunes has conversations
+        if not isinstance(table.setdefault(stage, {}), dict):
+            raise RecipeError(f"{stage}: must be a table; write [{stage}] in the recipe")
+        table[stage]["sources"] = _sources_from_globs(data)
     # nothing of a user's lies beside a shipped recipe
     return parse(table, folder=Path.cwd() if path in shipped().values() else path.resolve().parent)
 
@@ -218,7 +221,7 @@ def _apply_override(table: dict[str, Any], override: str) -> None:
         kind, key = section_class(parts[0]), parts[1]
         same = kind.aliases.get(key, key)  # another name of the same field, or a rival field, gives way
         names = {same, *(alias for alias, field in kind.aliases.items() if field == same)}
-        for group in (names, *kind.rivals):
+        for group in (names, *(kind.rivals if value != "none" else ())):  # what is off rivals nothing
             for other in group - {key} if key in group else ():
                 table.pop(other, None)
 

@@ -48,10 +48,9 @@ from jielong.pieces import (
     written,
 )
 from jielong.progress import human_bytes
+from jielong.report_training import WIDE, compared_section, training_section
 from jielong.runs import Run, write_text
 
-WIDE, NARROW, SMALL = (860, 380), (360, 280), (330, 230)  # pictures: a page, a phone, three in a row
-TIMELINE_STEPS, TIMELINE_CHARS = 9, 220  # texts shown of each prompt and their length; the rest is in samples.jsonl
 RULE_COLOURS = 5  # .out0 to .out4 in the page's style
 MAIN_RULES = 3  # named of each step
 PLACES = ("documents/", "shards/", "checkpoints/", "metrics.jsonl", "samples.jsonl", "results.json")  # worth a link
@@ -60,18 +59,6 @@ STOPPED_WORDS = {
     "length": Words("cut at the limit", "到上限为止"),
     "context": Words("the context was full", "上下文已满"),
     "stop": Words("met a stop string", "遇到停止串"),
-}
-EVENTS = 30  # of the history, in the report
-EVENT_WORDS = {
-    "stopped": Words("asked to stop", "按要求停下"),
-    "resumed": Words("went on", "续训"),
-    "skipped": Words("step not taken", "该步未采用"),
-    "overflow": Words("float16 overflow", "float16 溢出"),
-    "rolled back": Words("went back", "回退"),
-    "phase": Words("next phase", "进入下一阶段"),
-    "intervention": Words("by a person", "人工干预"),
-    "replayed": Words("made again", "重做干预"),
-    "refused": Words("not made", "未执行"),
 }
 
 
@@ -82,7 +69,7 @@ class Contents:
     run: Run
     recipe: str  # TOML
     manifests: dict[str, dict[str, Any]]
-    metrics: list[dict[str, Any]]
+    metrics: dict[str, list[dict[str, Any]]]  # of each stage that trains, a row a step
     results: dict[str, Any]  # of the evaluation
 
     def counts(self, stage: str) -> dict[str, Any]:
@@ -97,7 +84,8 @@ def read(run: Run) -> Contents:
     manifests = {stage: manifest for stage in STAGES if (manifest := run.manifest(stage)) is not None}
     results = read_json(run.stage("evaluate") / "results.json")
     results = results if isinstance(results, dict) else {}
-    return Contents(run, text, manifests, read_jsonl(run.stage("train") / "metrics.jsonl"), results)
+    metrics = {stage: read_jsonl(run.stage(stage) / "metrics.jsonl") for stage in ("train", "tune")}
+    return Contents(run, text, manifests, metrics, results)
 
 
 def read_json(path: Path) -> Any:
@@ -258,104 +246,19 @@ def model_section(found: Contents) -> Piece:
     )
 
 
-def train_section(found: Contents) -> Piece:
-    """The curves, the facts, and the language as it emerges."""
-    counts, metrics, body = found.counts("train"), found.metrics, NOTHING
-    if wide := charts.loss_chart(metrics, "loss", WIDE):
-        narrow = charts.loss_chart(metrics, "loss-narrow", NARROW)
-        html = f'<figure><div class="wide">{wide}</div><div class="narrow">{narrow}</div></figure>\n'
-        small = "".join(f"<figure>{svg}</figure>\n" for svg in charts.small_charts(metrics, SMALL))
-        body += Piece(f'{html}<div class="few">{small}</div>\n', "![loss curve · 损失曲线](loss.svg)\n\n")
-    if missing := sum(finite(row.get("loss")) is None for row in metrics):
-        en = f"{missing:,} of {len(metrics):,} steps have no finite loss; they are left out of the curve."
-        body += paragraph(en, f"{len(metrics):,} 步中有 {missing:,} 步没有有限的损失值，曲线中略去。", "warn")
-    where = [counts[key] for key in ("device", "precision") if counts.get(key)]
-    speed = count(counts.get("tokens_per_second"))
-    body += properties(
-        ("steps", "步数", exact(counts.get("steps"))),
-        ("tokens", "词元", exact(counts.get("tokens"))),
-        ("final training loss", "最终训练损失", exact(counts.get("final_loss"), ".4f")),
-        ("validation, bits per byte", "验证集每字节比特", exact(counts.get("validation_bits_per_byte"), ".4f")),
-        ("device, precision", "设备与精度", code(" ".join(where) or None)),
-        (
-            "engine, processes",
-            "引擎与进程数",
-            code(" ".join(str(counts[key]) for key in ("engine", "processes") if key in counts) or None),
-        ),
-        ("steps not taken", "未采用的步", exact(counts.get("not_taken") or None)),
-        ("times back to a checkpoint", "回退次数", exact(counts.get("rolled_back") or None)),
-        ("speed", "速度", say(f"{speed.en} tokens/s", f"{speed.zh}词元/秒") if speed else NOTHING),
-        ("time in training steps", "训练用时", spoken(duration(counts.get("train_seconds")))),
-        ("checkpoint", "检查点", checkpoint(found, counts.get("checkpoint"))),
-    )
-    return body + happened(found) + mixture(counts.get("mix") or {}) + timelines(found)
-
-
-def happened(found: Contents) -> Piece:
-    """What was out of the ordinary: steps that were not taken, going back, going on after a stop; the newest events."""
-    history = read_jsonl(found.run.stage("train") / "history.jsonl")
-    if not history:
-        return NOTHING
-    rows = []
-    for event in history[-EVENTS:]:
-        step, kind = event.get("step"), str(event.get("event") or "")
-        place = f"train/spikes/step-{step:08d}.jsonl" if isinstance(step, int) and kind == "skipped" else ""
-        there = place and (found.run.root / place).is_file()
-        words = EVENT_WORDS.get(kind, Words(kind, kind))
-        text = str(event.get("text") or "").split("; its text is in")[0]
-        rows.append([data(text), exact(step), spoken(words), link(place) if there else NOTHING])
-    en = f"Out of the ordinary: {len(history):,} event{'' if len(history) == 1 else 's'}" + (
-        f", the last {EVENTS} of them:" if len(history) > EVENTS else ":"
-    )
-    zh = f"不寻常的事件：{len(history):,} 件" + (f"，下面是最后 {EVENTS} 件：" if len(history) > EVENTS else "：")
-    names = [say("what and why", "经过与原因"), say("step", "步"), say("event", "事件"), say("its text", "该步的文本")]
-    return paragraph(en, zh) + table(names, rows)
-
-
-def mixture(mix: dict[str, dict[str, Any]]) -> Piece:
-    """What was read of each source, beside what was wanted."""
-    if not mix:
-        return NOTHING
-    names = [
-        say("source", "来源"),
-        say("wanted", "目标占比"),
-        say("read", "实际占比"),
-        say("tokens", "词元"),
-        say("passes", "遍数"),
-    ]
-    rows = [
-        [code(name), exact(row.get("wanted"), ".2%"), exact(row.get("share"), ".2%"), exact(row.get("tokens")),
-         exact(row.get("epochs"), ".2f")]
-        for name, row in mix.items()
-    ]  # fmt: skip
-    return paragraph("The mix of the sources, by tokens:", "各来源的配比（按词元）：") + table(names, rows)
-
-
-def checkpoint(found: Contents, value: Any) -> Piece:
-    """A link to the checkpoint that the manifest names; its bare name when it is no longer there."""
-    name = Path(str(value or "")).name
-    there = name and (found.run.checkpoints / name).exists()
-    return link(f"train/checkpoints/{name}/") if there else code(name or None)
-
-
-def timelines(found: Contents) -> Piece:
-    """Per prompt, what the model wrote after more and more steps."""
-    by_prompt: dict[str, list[dict[str, Any]]] = {}
-    for row in read_jsonl(found.run.stage("train") / "samples.jsonl"):
-        by_prompt.setdefault(str(row.get("prompt") or ""), []).append(row)
-    tokens = {row.get("step"): count(row.get("tokens")) for row in found.metrics}
-    body = paragraph("The same prompts, as it learns:", "同样的开头，随训练而变：") if by_prompt else NOTHING
-    for prompt, rows in by_prompt.items():
-        html, text = "", ""
-        for row in charts.spread(rows, TIMELINE_STEPS):
-            step, seen = row.get("step", "—"), tokens.get(row.get("step"))
-            en, zh = (f", {seen.en} tokens", f"，{seen.zh}词元") if seen else ("", "")
-            when = say(f"step {step}{en}", f"第 {step} 步{zh}")
-            sample = written(prompt, str(row.get("text") or ""), TIMELINE_CHARS)
-            html += f'<li><p class="note">{when.html}</p>{sample.html}</li>\n'
-            text += f"- {when.markdown}<br>{sample.markdown}\n"
-        body += Piece(f'<ol class="timeline">\n{html}</ol>\n', text + "\n")
-    return body
+def tune_section(found: Contents) -> Piece:
+    """The conversations, and training on them."""
+    rows, body = found.counts("tune").get("conversations") or {}, NOTHING
+    if rows:
+        body = properties(
+            ("conversations read", "读入对话", exact(rows.get("read"))),
+            ("learned from", "用于训练", exact(rows.get("train"))),
+            ("held out", "留出验证", exact(rows.get("validation"))),
+            ("set aside, with a reason", "剔除（均有原因）", exact(sum((rows.get("rejected") or {}).values()))),
+        )
+    if (found.run.stage("tune") / "data" / "report.html").is_file():
+        body += Piece(f"<p>{link('tune/data/report.html').html}</p>\n", f"{link('tune/data/report.html').markdown}\n\n")
+    return body + training_section(found, "tune")
 
 
 def evaluate_section(found: Contents) -> Piece:
@@ -376,6 +279,7 @@ def evaluate_section(found: Contents) -> Piece:
             for name, row in by_source.items()
         ]
         measures += table(head, rows)
+    measures += compared_section(found.results.get("compared") or {})
     return measures + paragraph(
         "Bits the model would need to store one byte of the validation text, which it never saw. The number does not depend on "
         "the tokenizer; lower is better, and guessing bytes at random gives 8.",
@@ -415,7 +319,8 @@ SECTIONS: dict[str, tuple[Words, Callable[[Contents], Piece]]] = {
     "data": (Words("Corpus", "语料"), data_section),
     "tokenizer": (Words("Tokenizer", "分词器"), tokenizer_section),
     "model": (Words("Model", "模型"), model_section),
-    "train": (Words("Training", "训练"), train_section),
+    "train": (Words("Training", "训练"), lambda found: training_section(found, "train")),
+    "tune": (Words("Tuning", "微调"), tune_section),
     "evaluate": (Words("Evaluation", "评测"), evaluate_section),
     "files": (Words("Where everything is", "文件所在"), files_section),
 }
@@ -427,7 +332,7 @@ SECTIONS: dict[str, tuple[Words, Callable[[Contents], Piece]]] = {
 def cards(found: Contents) -> Piece:
     """The key figures: name and value."""
     counts = {stage: found.counts(stage) for stage in STAGES}
-    bits = found.results.get("bits_per_byte", counts["train"].get("validation_bits_per_byte"))
+    bits = found.results.get("bits_per_byte", (counts["tune"] or counts["train"]).get("validation_bits_per_byte"))
     seconds = sum(finite(manifest.get("wall_seconds")) or 0.0 for manifest in found.manifests.values())
     figures = [
         (say("documents kept", "保留文档"), spoken(count(counts["data"].get("kept")))),
@@ -463,7 +368,7 @@ def compose(found: Contents) -> Piece:
     body = Piece(f"<h1>{name.html}</h1>\n", f"# {name.markdown}\n\n")
     if about:
         body += Piece(f'<p class="about">{data(about).html}</p>\n', f"{data(about).markdown}\n\n")
-    started = {*found.manifests, "files", *(["train"] if found.metrics else [])}
+    started = {*found.manifests, "files", *(stage for stage, metrics in found.metrics.items() if metrics)}
     shown = [(key, say(*title), section) for key, (title, section) in SECTIONS.items() if key in started]
     links = "".join(f'<a href="#{key}">{title.html}</a>\n' for key, title, _ in shown)
     body += summary(found) + cards(found) + Piece(f"<nav>\n{links}</nav>\n", "")
@@ -478,7 +383,7 @@ def write_report(run: Run) -> Path:
     """Write report.html, report.md and (once there is a finite loss) loss.svg into the run folder; return the page's path."""
     found = read(run)
     report = compose(found)
-    if picture := charts.loss_chart(found.metrics, "loss", WIDE):
+    if picture := charts.loss_chart(found.metrics["train"] or found.metrics["tune"], "loss", WIDE):
         write_text(run.root / "loss.svg", charts.standalone(picture))
     write_text(run.root / "report.md", report.markdown.rstrip("\n") + "\n")
     write_text(run.root / "report.html", page(f"{run.name} · jielong", report.html))

@@ -185,6 +185,19 @@ def list_outputs(folder: Path, checksums: bool = True) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------------ the run
 
 
+def model_folder(place: Path) -> Path | None:
+    """The model folder that a path means: itself, or of a run its newest checkpoint, the tuned one where there is one; None: neither."""
+    if (place / "config.json").is_file():
+        return place
+    for stage in ("tune", "train"):
+        found = sorted(
+            path for path in (place / stage / "checkpoints").glob("step-*") if (path / "config.json").is_file()
+        )
+        if found:
+            return found[-1]
+    return None
+
+
 @dataclass(frozen=True)
 class Run:
     """One run folder."""

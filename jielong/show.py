@@ -60,7 +60,7 @@ def key_figure(stage: str, counts: dict[str, Any]) -> str:
         return f"{counts['vocab_size']:,} tokens, {counts['chars_per_token']:.2f} characters a token"
     if stage == "model":
         return f"{human_count(counts['parameters'])} parameters, {counts['hf_class']}"
-    if stage == "train":
+    if stage in ("train", "tune"):
         loss = "not finite" if counts["final_loss"] is None else f"{counts['final_loss']:.3f}"
         return (
             f"{counts['steps']:,} steps, {human_count(counts['tokens'])} tokens, loss {loss}, "
@@ -73,6 +73,22 @@ def key_figure(stage: str, counts: dict[str, Any]) -> str:
     return ""
 
 
+def before_after(compared: dict[str, Any]) -> str:
+    """What a model that went on from another one gained and forgot, and both models' words, as text."""
+    rows = [
+        [row["text"], f"{row['before']:.4f}", f"{row['after']:.4f}", f"{row['after'] / row['before'] - 1:+.1%}"]
+        for row in compared["rows"]
+    ]
+    lines = [table(["bits per byte on", "before", "after", "change"], rows)]
+    for row in compared["prompts"]:
+        lines += ["", row["prompt"], f"  before: {_one_line(row['before'])}", f"  after:  {_one_line(row['after'])}"]
+    return "\n".join(lines)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def summary(run: Run, outcomes: list[Outcome], places: dict[str, str], texts: list[dict[str, Any]]) -> str:
     """The end of `jielong run`: what each stage did, where everything is, and the continuations."""
     rows = [
@@ -83,6 +99,8 @@ def summary(run: Run, outcomes: list[Outcome], places: dict[str, str], texts: li
     for outcome in outcomes:
         if outcome.stage == "data" and outcome.state == "done":
             parts += ["", steps_table(outcome.counts)]
+        if outcome.stage == "evaluate" and "compared" in outcome.counts:
+            parts += ["", before_after(outcome.counts["compared"])]
     if all(outcome.state == "up to date" for outcome in outcomes):
         parts.append(f"\nEverything is up to date in {run.root}; nothing was done. (--fresh makes it again.)")
     size = max((width(name) for name in places), default=0)
@@ -202,21 +220,21 @@ def _status_of(run: Run) -> dict[str, Any]:
                 "seconds": manifest["wall_seconds"],
                 "result": key_figure(stage, manifest["counts"]),
             }
-        elif stage == "train" and (steps := read_jsonl(run.stage("train") / "metrics.jsonl")):
+        elif stage in ("train", "tune") and (steps := read_jsonl(run.stage(stage) / "metrics.jsonl")):
             row["result"] = f"step {number(steps[-1].get('step'))}, loss {number(steps[-1].get('loss'))}"
-        if stage == "train":
-            row |= _going_on(run)
+        if stage in ("train", "tune"):
+            row |= _going_on(run, stage)
         stages[stage] = row
     size = sum(file.stat().st_size for file in run.root.rglob("*") if file.is_file())
     return {"name": run.name, "folder": str(run.root), "bytes": size, "stages": stages}
 
 
-def _going_on(run: Run) -> dict[str, Any]:
+def _going_on(run: Run, stage: str) -> dict[str, Any]:
     """A training that goes on now, as it said last; empty for any other."""
     from jielong.train.control.mailbox import Mailbox
     from jielong.train.control.telling import alive, one_line
 
-    said = Mailbox(run.stage("train")).status()
+    said = Mailbox(run.stage(stage)).status()
     return {"state": "going on", "result": one_line(said), "live": said} if said is not None and alive(said) else {}
 
 

@@ -20,18 +20,19 @@ import importlib
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from jielong import STAGES, launch, storage, uploads
 from jielong.errors import InputError, RunError
+from jielong.hooks import training_hooks, tuning_hooks
 from jielong.metrics import read_jsonl
 from jielong.progress import human_seconds, say
-from jielong.recipe import Recipe, parse_section, to_toml
+from jielong.recipe import Recipe, to_toml
 from jielong.runs import (
     MANIFEST,
     PARTIAL,
@@ -49,26 +50,35 @@ from jielong.runs import (
 )
 from jielong.world import this_world
 
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from jielong.model.transformer import CausalLM
-
 UPSTREAM: dict[str, tuple[str, ...]] = {
     "data": (),
     "tokenizer": ("data",),
     "model": ("tokenizer",),
     "train": ("tokenizer", "model"),
+    "tune": ("train",),
     "infer": ("train",),
     "evaluate": ("tokenizer", "train"),
 }
-LIVE = ("train",)  # stages that write into their own folder over hours and resume there
+LIVE = ("train", "tune")  # stages that write into their own folder over hours and resume there
 STAGE_ORDER = tuple(STAGES)
 BEFORE = (
     "not up to date, and several processes cannot make it; run this first, once, on one machine: jielong model RECIPE, "
     "with the same options"
 )
 STARTED = "started.json"  # in a live folder: the fingerprint it was begun with
+
+
+def upstream(recipe: Recipe, stage: str) -> tuple[str, ...]:
+    """The stages that a stage of this recipe reads: `UPSTREAM`, but for what [tune] changes. It may go on from a base of its own, and what
+    comes behind it reads what it made.
+    """
+    tune = recipe.sections.get("tune")
+    if stage == "tune" and getattr(tune, "base", None) is not None:
+        return ()
+    if tune is None or stage not in ("infer", "evaluate"):
+        return UPSTREAM[stage]
+    own = tuple(name for name in UPSTREAM[stage] if name in recipe.sections) if stage == "evaluate" else ()
+    return (*own, "tune")
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ def needed(recipe: Recipe, last: str) -> list[str]:
     wanted = {last}
     for stage in reversed(list(STAGES)):
         if stage in wanted:
-            wanted |= set(UPSTREAM[stage])
+            wanted |= set(upstream(recipe, stage) if stage in recipe.sections else UPSTREAM[stage])
     missing = [stage for stage in STAGES if stage in wanted and stage not in recipe.sections]
     if missing:
         raise RunError(f"{last}: the recipe has no [{missing[0]}] table; add it, with its defaults if you like")
@@ -106,19 +116,20 @@ def needed(recipe: Recipe, last: str) -> list[str]:
 
 def run_stages(
     recipe: Recipe, run: Run, stages: list[str], fresh: tuple[str, ...] = (), publish: str | None = None,
-    elsewhere: Callable[[int | None], None] | None = None,
+    elsewhere: Callable[[str, int | None], None] | None = None,
 ) -> list[Outcome]:  # fmt: skip
     """Bring the given stages up to date, in order; those in `fresh` are made again whatever their manifest says.
 
     publish: a URL to which the folder of the last stage is brought in the end. What is there already is not sent again, so
     the same call finishes an upload that was broken off.
-    elsewhere: has the train stage made in processes of its own, which inherit the file descriptor of the lock.
+    elsewhere: has a stage that trains made in processes of its own, which inherit the file descriptor of the lock.
 
     In a process that is not the first of several there are no outcomes.
     """
     if not this_world().first:
-        if "train" in stages:
-            _take_part(recipe, run, "train" in fresh)
+        for stage in LIVE:
+            if stage in stages:
+                _take_part(recipe, run, stage, stage in fresh)
         return []
     if publish is not None:
         if not storage.is_url(publish):
@@ -129,7 +140,7 @@ def run_stages(
     with run.lock() as lock:
         fingerprints: dict[str, str] = {}
         outcomes = []
-        train = functools.partial(elsewhere, lock) if elsewhere is not None else None
+        train = (lambda stage: elsewhere(stage, lock)) if elsewhere is not None else None
         for stage in stages:
             outcomes.append(_bring_up_to_date(recipe, run, stage, fingerprints, stage in fresh, train))
         _keep_recipe(recipe, run)
@@ -164,7 +175,7 @@ def fingerprint_of(
         "section": section.result_fields(),
         "seed": recipe.seed,
         "inputs": [[row["label"], row["xxh3_128"]] for row in files],
-        "upstream": {name: fingerprints[name] for name in UPSTREAM[stage]},
+        "upstream": {name: fingerprints[name] for name in upstream(recipe, stage)},
     }
     return hash_json(value), files
 
@@ -187,7 +198,7 @@ def _state(run: Run, stage: str, fingerprint: str) -> str:
 
 
 def _bring_up_to_date(
-    recipe: Recipe, run: Run, stage: str, fingerprints: dict[str, str], fresh: bool, train: Callable[[], None] | None
+    recipe: Recipe, run: Run, stage: str, fingerprints: dict[str, str], fresh: bool, train: Callable[[str], None] | None
 ) -> Outcome:
     recover(run.stage(stage))
     fingerprint, files = fingerprint_of(recipe, run, stage, fingerprints)
@@ -205,13 +216,13 @@ def _bring_up_to_date(
         return Outcome(stage, state, 0.0, manifest["counts"], run.stage(stage))
     if this_world().size > 1 and STAGE_ORDER.index(stage) < STAGE_ORDER.index("train"):
         raise RunError(f"{stage}: {BEFORE}")
-    if stage == "train" and train is not None:
-        return _train_elsewhere(run, train)
+    if stage in LIVE and train is not None:
+        return _train_elsewhere(run, stage, train)
     if manifest is not None and state == "stale":
         say(f"{stage}: making it again ({_difference(recipe, run, stage, manifest)})")
     else:
         say(f"{stage}: {STAGES[stage]}")
-    for name in UPSTREAM[stage]:
+    for name in upstream(recipe, stage):
         run.verify_outputs(name)
     started, clock = now(), time.monotonic()
     live = stage in LIVE
@@ -221,9 +232,9 @@ def _bring_up_to_date(
     if not live:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
-    upstream = {name: fingerprints[name] for name in UPSTREAM[stage]}
+    before = {name: fingerprints[name] for name in upstream(recipe, stage)}
     begin = functools.partial(_begin_live, recipe, run, stage, fingerprint, fresh) if live else lambda: None
-    context = StageContext(run, out, recipe.seed, fingerprint, upstream, begin, files)
+    context = StageContext(run, out, recipe.seed, fingerprint, before, begin, files)
     try:
         counts = _call(recipe, context, stage)
         seconds = time.monotonic() - clock
@@ -235,7 +246,7 @@ def _bring_up_to_date(
                 "section": recipe.sections[stage].result_fields(),
                 "seed": recipe.seed,
                 "inputs": files,
-                "upstream": upstream,
+                "upstream": before,
                 "counts": counts,
                 "outputs": _final_outputs(out, counts) if live else list_outputs(out),
                 "environment": environment(),
@@ -256,33 +267,33 @@ def _bring_up_to_date(
     return Outcome(stage, "done", seconds, counts, run.stage(stage))
 
 
-def _train_elsewhere(run: Run, train: Callable[[], None]) -> Outcome:
-    """The train stage, made by processes of its own, its first rank's manifest included."""
+def _train_elsewhere(run: Run, stage: str, train: Callable[[str], None]) -> Outcome:
+    """A stage that trains, made by processes of its own, its first rank's manifest included."""
     clock = time.monotonic()
-    train()
-    manifest = run.manifest("train")
+    train(stage)
+    manifest = run.manifest(stage)
     if manifest is None:
-        raise RunError("train: the processes ended and left no manifest; run the same command again")
-    return Outcome("train", "done", time.monotonic() - clock, manifest["counts"], run.stage("train"))
+        raise RunError(f"{stage}: the processes ended and left no manifest; run the same command again")
+    return Outcome(stage, "done", time.monotonic() - clock, manifest["counts"], run.stage(stage))
 
 
-def _take_part(recipe: Recipe, run: Run, fresh: bool) -> None:
+def _take_part(recipe: Recipe, run: Run, stage: str, fresh: bool) -> None:
     """Train with the others, as a rank that writes nothing; what the first rank will find up to date is not begun.
 
     Whether the stages before are up to date is the first rank's to say: where they are not it ends, and with it this process.
     """
-    upstream: dict[str, str] = {}
-    for stage in UPSTREAM["train"]:
-        manifest = run.manifest(stage)
+    before: dict[str, str] = {}
+    for name in upstream(recipe, stage):
+        manifest = run.manifest(name)
         if manifest is None:
-            raise RunError(f"{stage}: {BEFORE}")
-        upstream[stage] = manifest["fingerprint"]
-    fingerprint, files = fingerprint_of(recipe, run, "train", upstream)
-    if _state(run, "train", fingerprint) == "up to date" and not fresh:
+            raise RunError(f"{name}: {BEFORE}")
+        before[name] = manifest["fingerprint"]
+    fingerprint, files = fingerprint_of(recipe, run, stage, before)
+    if _state(run, stage, fingerprint) == "up to date" and not fresh:
         return
-    context = StageContext(run, run.stage("train"), recipe.seed, fingerprint, upstream, _not_ours, files)
-    stage_module("train").run(recipe.sections["train"], context, recipe.folder, validate=_not_ours, sample=_not_ours,
-                              generate=_not_ours)  # fmt: skip
+    context = StageContext(run, run.stage(stage), recipe.seed, fingerprint, before, _not_ours, files)
+    stage_module(stage).run(recipe.sections[stage], context, recipe.folder, validate=_not_ours, sample=_not_ours,
+                            generate=_not_ours)  # fmt: skip
 
 
 def _not_ours(*given: Any) -> Any:
@@ -339,55 +350,10 @@ def _difference(recipe: Recipe, run: Run, stage: str, manifest: dict[str, Any]) 
 def _call(recipe: Recipe, context: StageContext, stage: str) -> dict[str, Any]:
     """Call a stage's `run`, with the functions that it takes from stages to its right."""
     module, section = stage_module(stage), recipe.sections[stage]
-    hooks = _training_hooks(recipe, context.run) if stage == "train" else {}
+    makers = {"train": training_hooks, "tune": tuning_hooks}
+    hooks = makers[stage](recipe, context.run) if stage in makers else {}
     counts: dict[str, Any] = module.run(section, context, recipe.folder, **hooks)
     return counts
-
-
-def _training_hooks(recipe: Recipe, run: Run) -> dict[str, Any]:
-    from jielong.evaluate.bits import measure
-    from jielong.infer.config import Config as InferConfig
-    from jielong.infer.generate import continue_prompt
-    from jielong.model.config import Config as ModelConfig
-    from jielong.runtime import choose_device
-    from jielong.tokenizer.folder import open_folder
-    from jielong.tokenizer.shards.reading import Shards
-    from jielong.train.config import Config as TrainConfig
-
-    train, model = recipe.section("train", TrainConfig), recipe.section("model", ModelConfig)
-    infer = recipe.section("infer", InferConfig) if "infer" in recipe.sections else InferConfig()
-    short = infer.model_copy(update={"max_new_tokens": train.sample_tokens})
-    shards = Shards(run.stage("tokenizer") / "shards", "validation")
-    shards.verify()
-    tokenizer = replace(open_folder(run.stage("tokenizer")), start_id=shards.start_id)
-    if "infer" in recipe.sections:
-        choose_device(infer.device, "infer.device")  # what would be refused after the training is refused before it
-    prompts = train.sample_prompts or infer.prompts
-    for prompt in prompts:
-        ids, longest = len(tokenizer.encode_prompt(prompt)), model.max_position_embeddings
-        if ids >= longest and infer.cache != "rolling" and model.position == "rope":
-            raise InputError(
-                f"infer.prompts: too long, got {ids} tokens for {prompt[:20]!r}; must be less than "
-                f"model.max_position_embeddings {longest}; shorten it"
-            )
-
-    def validate(current: CausalLM, autocast: AbstractContextManager[Any]) -> dict[str, float]:
-        length = train.sequence_length or model.max_position_embeddings
-        rows = max(1, train.micro_batch_tokens // length)
-        return measure(current, shards, length, rows, train.validation_tokens, autocast)
-
-    def sample(current: CausalLM, step: int) -> list[dict[str, Any]]:
-        texts = [continue_prompt(current, tokenizer, p, short, short.seed + n) for n, p in enumerate(prompts)]
-        return [{"prompt": row.prompt, "text": row.text} for row in texts]
-
-    def generate(current: CausalLM, texts: list[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
-        given = {**infer.model_dump(), **settings}
-        given |= {key: None for key, off in (("top_k", 0), ("top_p", 1)) if given[key] == off}  # as on the command line
-        config = parse_section("infer", InferConfig, given)
-        written = [continue_prompt(current, tokenizer, text, config, config.seed + n) for n, text in enumerate(texts)]
-        return [asdict(row) for row in written]
-
-    return {"validate": validate, "sample": sample, "generate": generate}
 
 
 # --------------------------------------------------------------------------------------------------- looking back
@@ -401,10 +367,11 @@ def continuations(run: Run) -> list[dict[str, Any]]:
 def places(run: Run) -> dict[str, str]:
     """What lies where in a run folder, for the summary at its end; only what is there."""
     checkpoint = None
-    if run.checkpoints.is_dir():  # otherwise there is no need to load torch
-        from jielong.train.checkpoints import newest
+    for stage in LIVE:
+        if (run.stage(stage) / "checkpoints").is_dir():  # otherwise there is no need to load torch
+            from jielong.train.checkpoints import newest
 
-        checkpoint = newest(run.checkpoints)
+            checkpoint = newest(run.stage(stage) / "checkpoints") or checkpoint
     found = {
         "report": run.root / "report.html",
         "data report": run.stage("data") / "report.html",
@@ -414,6 +381,7 @@ def places(run: Run) -> dict[str, str]:
         "token shards": run.stage("tokenizer") / "shards",
         "model": checkpoint if checkpoint is not None else run.stage("model"),
         "metrics": run.stage("train") / "metrics.jsonl",
+        "conversations": run.stage("tune") / "data" / "report.html",
         "continuations": run.stage("infer") / "samples.jsonl",
         "evaluation": run.stage("evaluate") / "results.json",
     }

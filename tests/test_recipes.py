@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from jielong.errors import RecipeError
 from jielong.metrics import read_jsonl
 from jielong.model.config import Config
 from jielong.model.cost import parameters
@@ -21,6 +22,7 @@ from jielong.train.checkpoints import newest
 from jielong.train.config import Config as TrainConfig
 from jielong.workflow import run_stages
 from tests.corpus import texts, write_jsonl
+from tests.tune.talks import asked, write
 
 # millions of weights, and the class of a checkpoint at its real shape
 SYSTEMS = {
@@ -31,6 +33,7 @@ SYSTEMS = {
     "lmq-0.6b": (608.6, "LlamaForCausalLM"),
     "jerry-0.18b": (199.8, "JielongForCausalLM"),
 }
+ON_A_BASE = ("domain-medical", "sft-zh", "llama-qlora")  # they go on from a model that the user has
 SMALL = [
     "data.processes=1",
     'data.steps=[{ step = "exact" }]',
@@ -71,7 +74,7 @@ def test_jerry_grows_its_rows_and_goes_from_adam_to_muon() -> None:
 
 
 def test_every_system_has_a_recipe() -> None:
-    assert set(SYSTEMS) | {"tiny"} == set(shipped())
+    assert set(SYSTEMS) | {"tiny", *ON_A_BASE} == set(shipped())
 
 
 @pytest.mark.parametrize("name", list(SYSTEMS))
@@ -100,3 +103,82 @@ def test_a_recipe_trains_two_steps(name: str, tmp_path: Path) -> None:
     checkpoint = newest(run.checkpoints)
     assert checkpoint is not None
     assert read_config(checkpoint)["architectures"] == [SYSTEMS[name][1]]
+
+
+# ------------------------------------------------------------------------------- recipes that go on from a model
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of two layers with random weights, its tokenizer beside it, and texts and conversations around."""
+    from jielong.model.hf import save_folder
+    from jielong.model.transformer import CausalLM, initialise
+    from jielong.tokenizer import bpe
+    from jielong.tokenizer.config import Config as TokenizerConfig
+    from jielong.tokenizer.folder import open_folder
+
+    folder = tmp_path_factory.mktemp("stand-in")
+    bpe.save(bpe.train(texts(), 320, TokenizerConfig().specials, 2, True), folder / "base")
+    tokenizer = open_folder(folder / "base")
+    model = CausalLM(Config(vocab_size=tokenizer.size, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+                            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+                            tie_word_embeddings=False, rope_theta=500_000.0))  # fmt: skip
+    initialise(model, 1)
+    save_folder(model, folder / "base", tokenizer.end_id)
+    for name, rows in (("medical", texts(60)), ("general", texts(120)[60:])):
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    write(folder / "answers.jsonl", [asked(number) for number in range(40)])
+    return folder
+
+
+def start(name: str, folder: Path, runs: Path, *settings: str) -> Run:
+    tables = {"domain-medical": ("train", "tune"), "sft-zh": ("tune",), "llama-qlora": ("train",)}[name]
+    few = [f"{table}.{setting}" for table in tables for setting in (
+        "epochs=none", "tokens=512", "sequence_length=64", "tokens_per_step=256", "micro_batch_tokens=128", "device=cpu",
+        "sample_tokens=4", "save_every_steps=1")]  # fmt: skip
+    more = ["infer.max_new_tokens=4", "infer.device=cpu", "evaluate.prompt_tokens=4"]
+    if "train" in tables:
+        more += ["data.processes=1", 'data.steps=[{ step = "exact" }]', "data.validation_fraction=0.1",
+                 f"tokenizer.path={folder / 'base'}", f"model.base={folder / 'base'}"]  # fmt: skip
+    recipe = load(name, [*few, *more, *settings])
+    run = Run(runs / name)
+    run_stages(recipe, run, list(recipe.sections))
+    return run
+
+
+def test_domain_medical(stand_in: Path, tmp_path: Path) -> None:
+    """Continued pretraining with LoRA and replay, then answers; the table compares what came before the answers with the end."""
+    run = start(
+        "domain-medical", stand_in, tmp_path,
+        f'data.sources=[{{name="medical",path="{stand_in}/medical.jsonl"}},{{name="general",path="{stand_in}/general.jsonl"}}]',
+        f'tune.sources=[{{name="answers",path="{stand_in}/answers.jsonl"}}]',
+        f'evaluate.general=["{stand_in}/general.jsonl"]',
+    )  # fmt: skip
+    counts = {stage: (run.manifest(stage) or {})["counts"] for stage in ("train", "tune", "evaluate")}
+    assert set(counts["train"]["mix"]) == {"medical", "general"}
+    for stage in ("train", "tune"):
+        assert (run.stage(stage) / counts[stage]["checkpoint"] / "adapter_model.safetensors").is_file()
+    assert {row["text"] for row in counts["evaluate"]["compared"]["rows"]} == {
+        "held-out documents", "held-out answers", "general: general.jsonl",
+    }  # fmt: skip
+
+
+def test_sft_zh(stand_in: Path, tmp_path: Path) -> None:
+    sources = f'tune.sources=[{{name="answers",path="{stand_in}/answers.jsonl"}}]'
+    run = start("sft-zh", stand_in, tmp_path, f"tune.base={stand_in / 'base'}", sources)
+    assert len(read_jsonl(run.stage("infer") / "samples.jsonl")) == 4
+
+
+def test_llama_qlora_on_a_stand_in_of_two_layers(stand_in: Path, tmp_path: Path) -> None:
+    """The shape that the recipe plans with is another model's: it is said, field by field, until the stand-in's is given."""
+    pytest.importorskip("bitsandbytes", reason="weights in 4 bits need bitsandbytes")
+    sources = f'data.sources=[{{name="text",path="{stand_in}/medical.jsonl"}}]'
+    with pytest.raises(RecipeError, match=r"model\.hidden_size: is the base's, got 4096; the base has 64"):
+        start("llama-qlora", stand_in, tmp_path, sources)
+    shape = ["vocab_size=none", "hidden_size=64", "intermediate_size=128", "num_hidden_layers=2", "num_attention_heads=4",
+             "num_key_value_heads=2", "max_position_embeddings=64"]  # fmt: skip
+    run = start("llama-qlora", stand_in, tmp_path, sources, *(f"model.{text}" for text in shape), "tokenizer.bos=false",
+                "train.tokens=2560", "train.learning_rate=2e-2")  # fmt: skip
+    losses = [record["loss"] for record in read_jsonl(run.stage("train") / "metrics.jsonl")]
+    assert len(losses) == 10 and losses[-1] < losses[0]
+    assert newest(run.checkpoints) is not None

@@ -41,6 +41,9 @@ COUNTS: dict[str, dict[str, Any]] = {
               "hf_class": "LlamaForCausalLM", "tied": True},
     "train": {"steps": 3, "tokens": 300, "final_loss": 4.0, "validation_bits_per_byte": 1.7, "device": "cpu",
               "precision": "float32", "tokens_per_second": 1000.0, "train_seconds": 3.5, "checkpoint": "step-3"},
+    "tune": {"steps": 2, "tokens": 200, "final_loss": 1.0, "validation_bits_per_byte": 0.9, "device": "cpu",
+             "precision": "float32", "checkpoint": "step-2",
+             "conversations": {"read": 9, "train": 6, "validation": 1, "rejected": {"empty_answer": 2}}},
     "infer": {},
     "evaluate": {},
 }  # fmt: skip
@@ -70,6 +73,9 @@ def make_run(folder: Path, *stages: str, name: str = "新闻-小") -> Run:
         (run.checkpoints / "step-3").mkdir(parents=True)
         (run.stage("train") / "metrics.jsonl").write_bytes(METRICS)
         write_json_line(run.stage("train") / "samples.jsonl", {"step": 3, "prompt": "今天", "text": EVIL})
+    if "tune" in stages:
+        (run.stage("tune") / "checkpoints" / "step-2").mkdir(parents=True)
+        (run.stage("tune") / "metrics.jsonl").write_bytes(METRICS)
     if "infer" in stages:
         sample: dict[str, Any] = {"prompt": EVIL, "text": "天气很好。", "tokens": 5, "stopped": "end_of_text"}
         write_json_line(run.stage("infer") / "samples.jsonl", sample)
@@ -240,7 +246,9 @@ def test_the_policy_names_the_one_script(full: Run) -> None:
 def test_pictures_are_xml(full: Run) -> None:
     html = (full.root / "report.html").read_text(encoding="utf-8")
     pictures = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
-    assert len(pictures) == 5, "loss for a page and for a phone, bits per byte, learning rate, gradient norm"
+    assert len(pictures) == 2 * 5, (
+        "loss for a page and for a phone, bits per byte, learning rate, gradient norm; of both stages"
+    )
     for picture in pictures:
         ET.fromstring(picture)
     ET.parse(full.root / "loss.svg")
@@ -254,7 +262,7 @@ def test_key_figures(full: Run) -> None:
         "<b>123k · 12.3 万</b>",
         "<b>300</b>",
         "<b>1.654</b>",
-        "<b>9.0 s · 9.0 秒</b>",
+        "<b>10 s · 10 秒</b>",
     ):
         assert figure in text
     assert "1 of 3 steps have no finite loss" in text
@@ -273,7 +281,7 @@ def test_a_run_that_stopped_early_has_a_shorter_report(tmp_path: Path, finished:
 
 def test_training_that_has_not_finished_is_shown(tmp_path: Path) -> None:
     run = make_run(tmp_path, *STAGES)
-    for stage in ("train", "infer", "evaluate"):
+    for stage in ("train", "tune", "infer", "evaluate"):
         (run.stage(stage) / "manifest.json").unlink()
     (run.stage("evaluate") / "results.json").unlink()
     page = Page(write_report(run).read_text(encoding="utf-8"))

@@ -1,4 +1,5 @@
-"""The evaluate stage: bits per byte and per character of the trained model on the validation documents."""
+"""The evaluate stage: bits per byte and per character of the trained model on the validation documents; of a model that went on from
+another one, beside what it was before."""
 
 from __future__ import annotations
 
@@ -29,21 +30,50 @@ LONGEST_ROW = 4096  # tokens; a model with a longer context is measured in rows 
 SHARD_TOKENS = 10_000_000  # of the temporary shards that `evaluate_files` makes
 
 
-def inputs(config: Config, folder: Path) -> list[tuple[str, Path]]:
-    """Files outside the run that determine the result: none."""
-    return []
+def inputs(config: Config, folder: Path) -> list[tuple[str, Any]]:
+    """Files outside the run that determine the result: general texts."""
+    from jielong.data.reading.readers import expand
+
+    return [(f"general/{file.name}", file) for path in config.general for file in expand(path, folder)]
 
 
 def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     """Write results.json into context.out; return its content as the counts."""
+    from jielong.data.documents import split_files
+    from jielong.evaluate.before_after import ANSWERS, DOMAIN, base_of, compare
     from jielong.model.hf import load_folder
     from jielong.runtime import choose_device
     from jielong.train.checkpoints import require_newest
 
-    checkpoint = require_newest(context.run.checkpoints)
-    shards = Shards(context.run.stage("tokenizer") / "shards", "validation")
-    shards.verify()
-    results = evaluate(load_folder(checkpoint).to(choose_device("auto")), shards, config)
+    tuned = "tune" in context.upstream
+    checkpoint = require_newest(context.run.stage("tune" if tuned else "train") / "checkpoints")
+    found = {}
+    if "tokenizer" in context.upstream:
+        found[DOMAIN] = Shards(context.run.stage("tokenizer") / "shards", "validation")
+    if tuned:
+        found[ANSWERS] = Shards(context.run.stage("tune") / "data" / "shards", "validation")
+    for shards in found.values():
+        shards.verify()
+    first = next(iter(found))  # the figure of the run: documents, and answers where there are none
+    results = evaluate(load_folder(checkpoint).to(choose_device("auto")), found[first], config)
+    base = base_of(context)
+    if base is not None:
+
+        def measure(model: CausalLM, tokenizer: TokenizerFolder) -> dict[str, float]:
+            texts = {f"general: {Path(path).name}": [path] for path in config.general}
+            rows = {}
+            for name, shards in found.items():
+                if shards.vocab_size == tokenizer.size:
+                    rows[name] = evaluate(model, shards, config)["bits_per_byte"]
+                elif name == DOMAIN:  # cut by another tokenizer, one that was extended since: the text is cut anew
+                    texts[name] = [
+                        str(path) for path in split_files(context.run.stage("data") / "documents", "validation")
+                    ]
+            return rows | {
+                name: evaluate_files(model, tokenizer, paths, config)["bits_per_byte"] for name, paths in texts.items()
+            }
+
+        results["compared"] = compare(base, checkpoint, measure, config, tuned, "auto")
     write_json(context.out / "results.json", results)
     return results
 

@@ -1,6 +1,6 @@
 """From what a user types as MODEL to a model and its tokenizer.
 
-MODEL is a run's name (its newest checkpoint), a run folder, a checkpoint folder, or a Hugging Face folder of a class
+MODEL is a run's name (its newest checkpoint, the tuned one where there is one), a run folder, a checkpoint folder, or a Hugging Face folder of a class
 in `model.hf_config.CLASSES`.
 """
 
@@ -32,10 +32,13 @@ def find_model(model: str, runs_dir: Path) -> Path:
     if (path / "config.json").is_file():
         return path
     for run in (runs_dir / model, path):
-        for checkpoints in (run / "train" / "checkpoints", run / "checkpoints"):
+        for checkpoints in (run / "tune" / "checkpoints", run / "train" / "checkpoints", run / "checkpoints"):
             if (checkpoint := newest(checkpoints)) is not None:
                 return checkpoint
-    runs = [run.name for run in list_runs(runs_dir) if newest(run.checkpoints) is not None]
+    known_runs = (
+        run for run in list_runs(runs_dir) for stage in ("train", "tune") if newest(run.stage(stage) / "checkpoints")
+    )
+    runs = list(dict.fromkeys(run.name for run in known_runs))
     if (runs_dir / model / "recipe.toml").is_file():
         raise InputError(f"MODEL: the run {model!r} has no checkpoint yet; train it first: jielong run {model}")
     known = f"trained runs in {runs_dir}: {', '.join(runs)}" if runs else f"there is no trained run in {runs_dir} yet"

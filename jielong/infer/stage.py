@@ -1,4 +1,4 @@
-"""The infer stage: the recipe's prompts, continued by the trained model."""
+"""The infer stage: the recipe's prompts, continued by the trained model, or answered by the tuned one."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ def inputs(config: Config, folder: Path) -> list[tuple[str, Path]]:
 
 def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     """Write samples.jsonl into context.out; return how many prompts were continued and how they ended."""
+    from jielong.infer.answering import answer_questions
     from jielong.infer.batch import continue_prompts
     from jielong.infer.models import open_model
     from jielong.train.checkpoints import require_newest
 
-    checkpoint = require_newest(context.run.checkpoints)
+    tuned = "tune" in context.upstream
+    checkpoint = require_newest(context.run.stage("tune" if tuned else "train") / "checkpoints")
     model, tokenizer, _ = open_model(str(checkpoint), context.run.root.parent, config.device, config.precision)
-    rows = [asdict(row) for row in continue_prompts(model, tokenizer, list(config.prompts), config)]
+    written = (answer_questions if tuned else continue_prompts)(model, tokenizer, list(config.prompts), config)
+    rows = [asdict(row) for row in written]
     write_bytes(context.out / "samples.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in rows))
     ends: dict[str, int] = {}
     for row in rows:
