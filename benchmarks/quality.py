@@ -60,7 +60,7 @@ from jielong.infer.config import Config as InferConfig
 from jielong.infer.generate import continue_prompt
 from jielong.progress import human_count
 from jielong.recipe import Recipe, load
-from jielong.runs import Run, write_json
+from jielong.runs import Run, hash_json, write_json
 from jielong.tokenizer.config import Config as TokenizerConfig
 from jielong.tokenizer.folder import open_folder
 from jielong.train.config import Config
@@ -290,7 +290,11 @@ def main() -> None:
         "--documents", type=int, help="held-out documents of the curves (default: all; the end: always all)"
     )
     parser.add_argument("--attempts", type=int, default=3, help="how often a run is made to end in time")
-    parser.add_argument("--work", type=Path, help="folder for text, tokenizers and models (default: a temporary one)")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        help="folder for text, models and sides that are measured, to go on there (default: a temporary one)",
+    )
     parser.add_argument("--out", type=Path, help="JSON; the picture is written beside it")
     for hidden in ("--request", "--result"):
         parser.add_argument(hidden, type=Path, help=argparse.SUPPRESS)
@@ -314,7 +318,13 @@ def measure_all(options: argparse.Namespace, work: Path) -> None:
     for repeat, request in (
         (n, request) for n in range(options.repeats) for request in requests(recipe, runs, options)
     ):
-        row = in_fresh_process({**request, "repeat": repeat + 1, "seed": request["seed"] + repeat}, work)
+        asked = {**request, "repeat": repeat + 1, "seed": request["seed"] + repeat}
+        kept = work / "rows" / f"{hash_json({key: value for key, value in asked.items() if key != 'run'})}.json"
+        if (
+            not kept.is_file()
+        ):  # with --work, what another call measured is taken as it is: a side is ten minutes and more
+            write_json(kept, in_fresh_process(asked, work))
+        row = json.loads(kept.read_bytes())
         rows.append(row)
         print(f"repeat {repeat + 1}: {row['side']} at {row['learning_rate']:g}: {row['bits_per_byte']:.4f} bits/byte in "
               f"{row['seconds']:.1f} s", flush=True)  # fmt: skip
