@@ -159,7 +159,8 @@ def test_domain_medical(stand_in: Path, tmp_path: Path) -> None:
     for stage in ("train", "tune"):
         assert (run.stage(stage) / counts[stage]["checkpoint"] / "adapter_model.safetensors").is_file()
     assert {row["text"] for row in counts["evaluate"]["compared"]["rows"]} == {
-        "held-out documents", "held-out answers", "general: general.jsonl",
+        "held-out documents", "held-out documents: medical", "held-out documents: general", "held-out answers",
+        "general: general.jsonl",
     }  # fmt: skip
 
 

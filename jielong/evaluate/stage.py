@@ -64,7 +64,10 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
             rows = {}
             for name, shards in found.items():
                 if shards.vocab_size == tokenizer.size:
-                    rows[name] = evaluate(model, shards, config)["bits_per_byte"]
+                    measured = evaluate(model, shards, config)
+                    rows[name] = measured["bits_per_byte"]
+                    if name == DOMAIN and len(measured["by_source"]) > 1:
+                        rows |= {f"{name}: {one}": row["bits_per_byte"] for one, row in measured["by_source"].items()}
                 elif name == DOMAIN:  # cut by another tokenizer, one that was extended since: the text is cut anew
                     texts[name] = [
                         str(path) for path in split_files(context.run.stage("data") / "documents", "validation")

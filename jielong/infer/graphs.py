@@ -42,6 +42,8 @@ def reason_against(model: CausalLM, config: Config, rows: int, count: int) -> st
     weight = model.model.embed_tokens.weight
     if weight.device.type != "cuda":
         return f"no graphs on {weight.device.type}"
+    if model.adapted:
+        return "it is being trained"
     if config.num_beams > 1:
         return "beams change places"
     if config.cache != "kv":

@@ -212,6 +212,8 @@ def compiled_against(model: CausalLM, config: Config, rows: int, count: int) -> 
     weight = model.model.embed_tokens.weight
     if weight.device.type != "cpu":
         return "it is for the cpu"
+    if model.adapted:
+        return "it reads weights, and there is an adapter beside them"
     if model.config.attention == "eager":
         return "plain arithmetic is asked for"
     if rows * config.num_beams > MOST_ROWS:

@@ -144,3 +144,26 @@ def test_on_a_gpu(held: str, context: StageContext) -> None:
     device = torch.device("cuda")
     model, _ = open_adapted(config, config.adapter, context.run.stage("model"), "auto", newest, 1, device)
     assert all(parameter.is_cuda for parameter in model.parameters())
+
+
+def test_samples_are_those_of_the_adapter(context: StageContext) -> None:
+    """Whatever fast ways there are to generate, an adapted model says while it is trained what it says when it is merged."""
+    from jielong.infer import stepping
+    from jielong.infer.config import Config as InferConfig
+    from jielong.infer.generate import continue_prompt
+    from jielong.model.adapters import merge
+
+    config = Config.model_validate({"adapter": ADAPTER | {"dropout": 0.0}, "device": "cpu", "precision": "float32"})
+    assert config.adapter is not None
+    model, _ = open_adapted(config, config.adapter, context.run.stage("model"), "auto", None, 1, torch.device("cpu"))
+    with torch.no_grad():
+        for name, one in model.named_parameters():
+            if ".lora_B." in name:
+                one.normal_(0, 1.0, generator=torch.Generator().manual_seed(3))
+    tokenizer, greedy = open_folder(context.run.stage("tokenizer")), InferConfig(temperature=0.0, max_new_tokens=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stepping, "FEWEST_TOKENS", 1)
+        patch.setattr(stepping, "FEWEST_WEIGHTS", 1)
+        written = continue_prompt(model, tokenizer, "中国", greedy, 1).text
+        plain = merge(model).requires_grad_(False)
+        assert continue_prompt(plain, tokenizer, "中国", greedy, 1).text == written
