@@ -65,7 +65,7 @@ def _model(report: Report) -> Table:
 def _memory(report: Report) -> Table:
     memory = report.fit.memory
     parts = {
-        "weights": "float32",
+        "weights": report.held,
         "low_precision": "copies for matrix products, from forward to backward",
         "gradients": "float32, gone after a step",
         "optimizer": "what it keeps of the steps before, and the average of the weights",

@@ -151,6 +151,7 @@ class Report:
     optimal: Optimal
     generation: tuple[Generation, ...]
     assumptions: tuple[str, ...]
+    held: str = "float32"  # the weights, in training
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with what is derived in it."""
@@ -223,7 +224,17 @@ def plan_run(
         device, count, precision, config.vocabulary, parameters(config), embedding_parameters(config),
         active_parameters(config), each, budget, max(fits, key=lambda fit: fit.memory.peak),
         optimal_size(config, longest, device, precision, hours or budget.device_hours), generation, tuple(notes),
+        _held(train, precision),
     )  # fmt: skip
+
+
+def _held(train: TrainConfig, precision: str) -> str:
+    """How weights lie in memory while they are trained, or frozen."""
+    if train.adapter is None:
+        return "float32"
+    half = precision in ("bfloat16", "float16")
+    held = {"auto": precision if half else "float32"}.get(train.adapter.base_weights, train.adapter.base_weights)
+    return f"{held}, frozen" + (f"; embeddings in {precision}" if half and held in ("nf4", "int8") else "")
 
 
 def _check_options(count: int, tokens: int | None, hours: float | None, price: float | None) -> None:

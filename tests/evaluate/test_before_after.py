@@ -81,3 +81,12 @@ def test_an_extended_tokenizer_is_measured_on_the_text(place: Path, tmp_path: Pa
     compared = (run.manifest("evaluate") or {})["counts"]["compared"]
     rows = {row["text"]: row for row in compared["rows"]}
     assert rows["held-out documents"]["after"] < rows["held-out documents"]["before"]
+
+
+def test_longlora(place: Path) -> None:
+    """Shifted attention while training, with embeddings and norms as a whole beside LoRA (arXiv:2309.12307); full attention afterwards."""
+    run = go(place, "model.shifted_attention=16", 'train.adapter={ rank = 4, whole = ["embeddings", "norms"] }')
+    compared = (run.manifest("evaluate") or {})["counts"]["compared"]
+    rows = {row["text"]: row for row in compared["rows"]}
+    assert rows["held-out documents"]["after"] < rows["held-out documents"]["before"]
+    assert load_folder(run.stage("model")).config.shifted_attention == 16

@@ -84,5 +84,6 @@ def test_the_plan_of_an_8b_llama_fits_a_card_of_24_gb() -> None:
     report = plan_run(load("llama-qlora").sections, find_device("rtx-4090"))
     assert report.parameters == pytest.approx(8.03e9, rel=0.001)
     assert report.fit.fits and report.fit.memory.weights < 8 * 10**9
+    assert report.held == "nf4, frozen; embeddings in bfloat16"
     notes = " ".join(report.assumptions)
     assert "an adapter of 20,971,520 parameters is trained" in notes
