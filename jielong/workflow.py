@@ -28,7 +28,7 @@ from typing import Any
 import orjson
 
 from jielong import STAGES, launch, storage, uploads
-from jielong.errors import InputError, RunError
+from jielong.errors import InputError, ModelError, RunError
 from jielong.hooks import training_hooks, tuning_hooks
 from jielong.metrics import read_jsonl
 from jielong.progress import human_seconds, say
@@ -65,6 +65,7 @@ BEFORE = (
     "not up to date, and several processes cannot make it; run this first, once, on one machine: jielong model RECIPE, "
     "with the same options"
 )
+WRITTEN_SECONDS = 60.0  # from the end of a training to its manifest, at most
 STARTED = "started.json"  # in a live folder: the fingerprint it was begun with
 
 
@@ -164,7 +165,7 @@ def fingerprint_of(
         files = describe_files(
             module.inputs(section, recipe.folder), manifest.get("inputs") if manifest else None, stage
         )
-    except InputError as error:
+    except (InputError, ModelError) as error:
         if manifest is None or manifest.get("section") != section.result_fields():
             raise
         say(f"{stage}: {error}; what was made from it is used")
@@ -284,7 +285,10 @@ def _take_part(recipe: Recipe, run: Run, stage: str, fresh: bool) -> None:
     """
     before: dict[str, str] = {}
     for name in upstream(recipe, stage):
-        manifest = run.manifest(name)
+        manifest, until = run.manifest(name), time.monotonic() + WRITTEN_SECONDS
+        while manifest is None and name in LIVE and time.monotonic() < until:
+            time.sleep(0.2)  # a stage that all have just trained: the first rank writes what it was
+            manifest = run.manifest(name)
         if manifest is None:
             raise RunError(f"{name}: {BEFORE}")
         before[name] = manifest["fingerprint"]

@@ -119,7 +119,9 @@ def test_another_rank_lets_the_first_speak_and_then_says_which_it_is(second: lis
 
 
 def test_commands_of_one_process_are_refused_in_several(second: list[float]) -> None:
-    with pytest.raises(InputError, match="WORLD_SIZE says 2 processes, and data is for one; only train, tune and run are"):
+    with pytest.raises(
+        InputError, match="WORLD_SIZE says 2 processes, and data is for one; only train, tune and run are"
+    ):
         take_part("data", False)
 
 

@@ -46,7 +46,7 @@ def compare(
     measure: Callable[[CausalLM, TokenizerFolder], Measures],
     config: Config,
     tuned: bool,
-    device: str,
+    system: str = "",
 ) -> dict[str, Any]:
     """Both models measured and asked: {"before", "after", "rows": [{"text", "before", "after"}], "prompts": [{"prompt", "before", "after"}]}.
 
@@ -57,8 +57,8 @@ def compare(
     found: dict[str, tuple[Measures, list[str]]] = {}
     for name, folder in (("before", before), ("after", after)):
         say(f"evaluate: {name}: {folder}")
-        model, tokenizer, _ = open_model(str(folder), folder.parent, device)
-        found[name] = measure(model, tokenizer), asked(model, tokenizer, config, tuned)
+        model, tokenizer, _ = open_model(str(folder), folder.parent, "auto", "auto")
+        found[name] = measure(model, tokenizer), asked(model, tokenizer, config, tuned, system)
         del model
         gc.collect()
     texts, words = [found[name][0] for name in found], [found[name][1] for name in found]
@@ -75,7 +75,7 @@ def compare(
     }
 
 
-def asked(model: CausalLM, tokenizer: TokenizerFolder, config: Config, tuned: bool) -> list[str]:
+def asked(model: CausalLM, tokenizer: TokenizerFolder, config: Config, tuned: bool, system: str = "") -> list[str]:
     """What a model says to the prompts: greedy, with a slight penalty on repetition, without which small models run in circles."""
     from jielong.infer.answering import answer_questions
     from jielong.infer.batch import continue_prompts
@@ -84,7 +84,7 @@ def asked(model: CausalLM, tokenizer: TokenizerFolder, config: Config, tuned: bo
     greedy = InferConfig(temperature=0.0, top_p=None, max_new_tokens=config.prompt_tokens)
     if tuned:
         try:
-            return [row.text for row in answer_questions(model, tokenizer, list(config.prompts), greedy)]
+            return [row.text for row in answer_questions(model, tokenizer, list(config.prompts), greedy, system)]
         except TokenizerError:  # the base knows no turns: it goes on from the question
             pass
     return [row.text for row in continue_prompts(model, tokenizer, list(config.prompts), greedy)]

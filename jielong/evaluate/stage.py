@@ -41,6 +41,7 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     """Write results.json into context.out; return its content as the counts."""
     from jielong.data.documents import split_files
     from jielong.evaluate.before_after import ANSWERS, DOMAIN, base_of, compare
+    from jielong.infer.models import choose_type
     from jielong.model.hf import load_folder
     from jielong.runtime import choose_device
     from jielong.train.checkpoints import require_newest
@@ -55,12 +56,19 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     for shards in found.values():
         shards.verify()
     first = next(iter(found))  # the figure of the run: documents, and answers where there are none
-    results = evaluate(load_folder(checkpoint).to(choose_device("auto")), found[first], config)
+    model, device = (
+        load_folder(checkpoint),
+        choose_device("auto"),
+    )  # in the type of its file where the device is fast at it
+    results = evaluate(model.to(device, choose_type("auto", device, model.stored_dtype)), found[first], config)
+    del model
     base = base_of(context)
     if base is not None:
 
         def measure(model: CausalLM, tokenizer: TokenizerFolder) -> dict[str, float]:
-            texts = {f"general: {Path(path).name}": [path] for path in config.general}
+            texts = {
+                f"general: {name}": [path] for name, path in zip(_names(config.general), config.general, strict=True)
+            }
             rows = {}
             for name, shards in found.items():
                 if shards.vocab_size == tokenizer.size:
@@ -76,9 +84,17 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
                 name: evaluate_files(model, tokenizer, paths, config)["bits_per_byte"] for name, paths in texts.items()
             }
 
-        results["compared"] = compare(base, checkpoint, measure, config, tuned, "auto")
+        system = (context.run.manifest("tune") or {"section": {}})["section"].get("system") if tuned else None
+        results["compared"] = compare(base, checkpoint, measure, config, tuned, system or "")
     write_json(context.out / "results.json", results)
     return results
+
+
+def _names(paths: tuple[str, ...]) -> list[str]:
+    """Short names of paths, as long as it takes to tell them apart."""
+    longest = max((len(Path(path).parts) for path in paths), default=1)
+    found = (["/".join(Path(path).parts[-count:]) for path in paths] for count in range(1, longest + 1))
+    return next((names for names in found if len(set(names)) == len(names)), list(paths))
 
 
 def evaluate_files(model: CausalLM, tokenizer: TokenizerFolder, paths: list[str], config: Config) -> dict[str, Any]:

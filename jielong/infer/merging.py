@@ -25,12 +25,12 @@ def merge_into(model: str, out: Path, runs_dir: Path, dtype: str = "auto") -> di
     """
     import torch
 
-    from jielong.infer.models import find_model
+    from jielong.infer.models import config_folder, find_model, open_tokenizer
     from jielong.model.adapters import base_of, is_adapter
     from jielong.model.bases import stops_of
     from jielong.model.hf import load_folder, read_config, save_state, write_checksums
     from jielong.runs import publish
-    from jielong.tokenizer.folder import copy_folder, open_folder
+    from jielong.tokenizer.folder import copy_folder
 
     folder = find_model(model, runs_dir)
     if not is_adapter(folder):
@@ -39,8 +39,10 @@ def merge_into(model: str, out: Path, runs_dir: Path, dtype: str = "auto") -> di
         raise InputError(f"--dtype: unknown, got {dtype!r}; it is auto, {', '.join(TYPES)}; choose one")
     if out.exists():
         raise InputError(f"--out: is there already, got {out}; give a new folder, or delete it")
-    base, tokenizer = base_of(folder), open_folder(folder)
-    opened, config = load_folder(folder), read_config(folder)
+    base, tokenizer = base_of(folder), open_tokenizer(folder)
+    while is_adapter(base):  # tuned on what was tuned: the type is that of the weights below
+        base = base_of(base)
+    opened, config = load_folder(folder), read_config(config_folder(folder))
     stored = str(read_config(base).get("dtype") or read_config(base).get("torch_dtype"))
     name = next((one for one in (dtype, stored) if one in TYPES), "float32")
     kind: torch.dtype = getattr(torch, name)
@@ -50,7 +52,7 @@ def merge_into(model: str, out: Path, runs_dir: Path, dtype: str = "auto") -> di
     partial.mkdir(parents=True)
     try:
         save_state(
-            opened.config, state, partial, config["eos_token_id"], config.get("bos_token_id"), stop_ids=stops_of(folder)
+            opened.config, state, partial, tokenizer.end_id, config.get("bos_token_id"), stop_ids=stops_of(folder)
         )
         copy_folder(tokenizer, partial)
         write_checksums(partial)

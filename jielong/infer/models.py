@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def find_model(model: str, runs_dir: Path) -> Path:
     """The model folder that MODEL means. Raises InputError saying where it was looked for."""
     path = Path(model).expanduser()
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
         return path
     for run in (runs_dir / model, path):
         for checkpoints in (run / "tune" / "checkpoints", run / "train" / "checkpoints", run / "checkpoints"):
@@ -45,6 +45,19 @@ def find_model(model: str, runs_dir: Path) -> Path:
     raise InputError(
         f"MODEL: neither a run nor a model folder, got {model!r}; {known}; give one or a folder with config.json"
     )
+
+
+def config_folder(folder: Path) -> Path:
+    """The folder that holds a model's config.json: itself, or of an adapter without one (peft writes none) its base."""
+    from jielong.model.adapters import base_of, is_adapter
+
+    return base_of(folder) if is_adapter(folder) and not (folder / "config.json").is_file() else folder
+
+
+def open_tokenizer(folder: Path) -> TokenizerFolder:
+    """The tokenizer of a model folder; of an adapter that has none beside it, its base's."""
+    there = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    return open_folder(folder if there else config_folder(folder))
 
 
 def run_sampling(folder: Path) -> dict[str, Any]:
@@ -72,7 +85,7 @@ def open_model(
     """
     folder = find_model(model, runs_dir)
     place = choose_device(device, "device")
-    tokenizer, config = open_folder(folder), read_config(folder)
+    tokenizer, config = open_tokenizer(folder), read_config(config_folder(folder))
     loaded = load_folder(folder)
     if tokenizer.size > loaded.config.vocabulary:
         raise ModelError(

@@ -29,7 +29,11 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     tuned = "tune" in context.upstream
     checkpoint = require_newest(context.run.stage("tune" if tuned else "train") / "checkpoints")
     model, tokenizer, _ = open_model(str(checkpoint), context.run.root.parent, config.device, config.precision)
-    written = (answer_questions if tuned else continue_prompts)(model, tokenizer, list(config.prompts), config)
+    if tuned:
+        system = (context.run.manifest("tune") or {"section": {}})["section"].get("system") or ""
+        written = answer_questions(model, tokenizer, list(config.prompts), config, system)
+    else:
+        written = continue_prompts(model, tokenizer, list(config.prompts), config)
     rows = [asdict(row) for row in written]
     write_bytes(context.out / "samples.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in rows))
     ends: dict[str, int] = {}

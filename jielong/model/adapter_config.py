@@ -65,6 +65,8 @@ class Adapter(Section):
             raise ValueError("targets: none given, got []; name some of " + ", ".join(LINEAR))
         if len(set(self.targets)) < len(self.targets):
             raise ValueError(f"targets: one is named twice, got {list(self.targets)}; name each once")
+        if self.kind == "pissa" and self.rank > 2048:
+            raise ValueError(f"rank: saved twice as large with pissa, got {self.rank}; at most 2048; lower it")
         if self.kind == "pissa" and self.base_weights in ("int8", "nf4"):
             raise ValueError(
                 f"kind: pissa takes the weights apart, which are quantized, got pissa with base_weights {self.base_weights}; "

@@ -6,6 +6,7 @@ say) are read and merged here.
 
     adapter_config.json          peft's LoraConfig, with the path of the base
     adapter_model.safetensors    base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight ...
+    base.json                    a hash of the base's weights, so that others are not taken for them
     config.json                  the base's shape: whoever only wants to know it need not open the base
 
 PiSSA changes the weights below the adapter: W = W' + s B0 A0 with B0, A0 from the largest singular vectors. What is saved is a LoRA of twice the
@@ -29,11 +30,12 @@ from jielong.errors import MissingExtraError, ModelError
 from jielong.model.adapter_config import Adapter
 from jielong.model.frozen import halved
 from jielong.model.hf_config import read_config
-from jielong.model.hf_weights import tensors_of
+from jielong.model.hf_weights import tensors_of, weight_files
 from jielong.model.transformer import CausalLM
-from jielong.runs import write_json
+from jielong.runs import hash_file, hash_json, write_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE = "base.json"  # which weights those of the base were
 PREFIX = "base_model.model."
 NAME = "default"  # of the adapter, among those that peft could hold side by side
 PART = re.compile(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.weight)?")
@@ -46,6 +48,8 @@ class Adapted:
 
     adapter: Adapter
     base: Path  # the model folder that it belongs to
+    weights: str = ""  # their `identity`
+    tied: bool = False  # whether the output layer is the embedding
     first: Mapping[str, Tensor] = field(default_factory=dict)  # PiSSA's A and B before training
 
 
@@ -72,6 +76,14 @@ def attach(model: CausalLM, adapter: Adapter, seed: int, kind: torch.dtype = tor
         raise ModelError(
             f"adapter.targets: the model has none of them, got {', '.join(adapter.targets)}; name linear layers of its blocks"
         )
+    if adapter.kind == "pissa":
+        least = min(
+            min(one.weight.shape) for name, one in model.model.layers.named_modules() if name.endswith(adapter.targets)
+        )
+        if adapter.rank > least:
+            raise ModelError(
+                f"adapter.rank: above what pissa finds in a target, got {adapter.rank}; at most {least}; lower it"
+            )
     model.requires_grad_(False)
     settings = LoraConfig(
         r=adapter.rank, lora_alpha=adapter.alpha, lora_dropout=adapter.dropout,  # type: ignore[arg-type]  # alpha may be a fraction
@@ -123,6 +135,8 @@ def trained(model: CausalLM) -> dict[str, Tensor]:
 def fill(model: CausalLM, tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Put an adapter's tensors in their places. Raises ModelError where they are not those of the model's adapter."""
     places = dict(model.named_parameters())
+    if model.config.tie_word_embeddings:
+        tensors = {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
     wrong = sorted(name for name in tensors if name not in places or places[name].shape != tensors[name].shape)
     missing = sorted(name for name, place in places.items() if ".lora_" in name and name not in tensors)
     if wrong or missing:
@@ -145,8 +159,11 @@ def save_adapter(tensors: Mapping[str, Tensor], adapted: Adapted, folder: Path) 
             tensor = torch.cat([tensor, other if side == 0 else -other], dim=side)
         short = name.replace(f".{NAME}", "") if ".lora_" in name else name
         kept[PREFIX + short.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")] = tensor
+    embedding = f"{PREFIX}model.embed_tokens.weight"
+    if adapted.tied and embedding in kept:  # peft trains and restores the two by themselves
+        kept[f"{PREFIX}lm_head.weight"] = kept[embedding].clone()
     doubled = 2 if adapted.first else 1
-    whole = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in tensors if ".lora_" not in name})
+    whole = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in kept if ".lora_" not in name})
     table = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -165,6 +182,8 @@ def save_adapter(tensors: Mapping[str, Tensor], adapted: Adapted, folder: Path) 
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, table)
+    if adapted.weights:
+        write_json(folder / BASE, {"path": str(adapted.base), "weights": adapted.weights})
     here = {name: tensor.detach().to("cpu").contiguous() for name, tensor in kept.items()}
     save_file(here, str(folder / WEIGHTS), metadata={"format": "pt"})
 
@@ -190,18 +209,36 @@ def read_tensors(folder: Path, adapter: Adapter | None = None) -> dict[str, Tens
 
 
 def base_of(folder: Path) -> Path:
-    """The model folder that an adapter belongs to. Raises ModelError where it is gone."""
+    """The model folder that an adapter belongs to. Raises ModelError where it is gone, or has other weights by now.
+
+    A run that was moved is looked through: what was `run/train/checkpoints/step-...` is below its new place.
+    """
     named = read_config(folder, CONFIG).get("base_model_name_or_path")
-    place = Path(str(named)).expanduser()
-    beside = (
-        folder.resolve().parents[2] / "model" if len(folder.resolve().parents) > 2 else place
-    )  # of a run that was moved
-    for path in (place, folder / place, beside):
-        if (path / "config.json").is_file() and path.resolve() != folder.resolve():
-            return path
-    raise ModelError(
-        f"{folder / CONFIG}: its base is not there, got {named}; bring it there, or correct base_model_name_or_path"
-    )
+    place, parents = Path(str(named)).expanduser(), folder.resolve().parents
+    candidates = [place, folder / place]
+    if len(parents) > 2:
+        candidates += [parents[2].joinpath(*place.parts[-3:]), parents[2] / "model"]
+    found = [path for path in candidates if (path / "config.json").is_file() and path.resolve() != folder.resolve()]
+    if not found:
+        raise ModelError(
+            f"{folder / CONFIG}: its base is not there, got {named}; bring it there, or correct base_model_name_or_path"
+        )
+    if not (folder / BASE).is_file():  # anybody's
+        return found[0]
+    wanted = read_config(folder, BASE).get("weights")
+    fitting = next((path for path in found if identity(path) == wanted), None)
+    if fitting is None:
+        raise ModelError(
+            f"{folder}: its base has other weights than those it was trained on, got {found[0]}; bring back the former ones, or train again"
+        )
+    return fitting
+
+
+def identity(folder: Path) -> str:
+    """A hash of the weights of a model folder, by its checksums where it has them."""
+    sums = read_config(folder, "checksums.json") if (folder / "checksums.json").is_file() else {}
+    files = [folder / WEIGHTS] if is_adapter(folder) else weight_files(folder)
+    return hash_json([sums.get(path.name) or hash_file(path) for path in files])
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -215,6 +252,7 @@ def read_adapter(folder: Path) -> Adapter:
         "fan_in_fan_out": bool(table.get("fan_in_fan_out")),
         "bias": table.get("bias") not in ("none", None),
         "target_parameters": bool(table.get("target_parameters")),
+        "init_lora_weights": table.get("init_lora_weights") not in (True, False, "gaussian", None),
     }
     for name, wrong in refused.items():
         if wrong:

@@ -39,7 +39,8 @@ def base_files(base: Path) -> list[tuple[str, Path]]:
         from jielong.model.adapters import CONFIG, WEIGHTS, base_of
 
         return [("base/" + name, base / name) for name in (CONFIG, WEIGHTS)] + base_files(base_of(base))
-    return [("base/" + path.name, path) for path in (base / "config.json", *weight_files(base))]
+    tables = [path for name in ("config.json", "generation_config.json") if (path := base / name).is_file()]
+    return [("base/" + path.name, path) for path in (*tables, *weight_files(base))]
 
 
 def adopt(config: Config, tokenizer: TokenizerFolder, start_id: int | None, out: Path) -> Config:
@@ -49,9 +50,10 @@ def adopt(config: Config, tokenizer: TokenizerFolder, start_id: int | None, out:
     assert config.base is not None
     base = Path(config.base)
     rows = from_hf_config(read_config(base), str(base / "config.json")).vocabulary
-    _compare(tokenizer, base, rows)
+    known = _compare(tokenizer, base, rows)
+    parts = {number: old for number, old in _parts(tokenizer).items() if number not in known}
     config = config.model_copy(update={"vocab_size": max(config.vocab_size or 0, rows, tokenizer.size), "base": None})
-    if config.vocabulary == rows and not is_adapter(base):
+    if config.vocabulary == rows and not parts and not is_adapter(base):
         kind = _dtype(base)
         for path in weight_files(base):
             (out / path.name).symlink_to(path.resolve())
@@ -61,12 +63,10 @@ def adopt(config: Config, tokenizer: TokenizerFolder, start_id: int | None, out:
         model = load_folder(base)
         state, kind = dict(model.state_dict()), model.stored_dtype
         for name in ROWS:
-            state[name] = extended(state[name], config.vocabulary, _parts(tokenizer))
+            state[name] = extended(state[name], config.vocabulary, parts)
         _room(sum(tensor.numel() for tensor in state.values()) * kind.itemsize, out)
-        if config.vocabulary > rows:
-            say(
-                f"model: {config.vocabulary - rows:,} rows for new tokens, each the mean of what its text was cut into before"
-            )
+        if parts:
+            say(f"model: {len(parts):,} rows for new tokens, each the mean of what its text was cut into before")
         save_state(config, {name: tensor.to(kind) for name, tensor in state.items()}, out, tokenizer.end_id, start_id)
     write_configs(config, str(kind).removeprefix("torch."), out, tokenizer.end_id, start_id, stops_of(base))
     return config
@@ -96,13 +96,16 @@ def _room(size: int, out: Path) -> None:
         )
 
 
-def _compare(tokenizer: TokenizerFolder, base: Path, rows: int) -> None:
-    """The run's tokenizer must give the old ids their old meaning. Raises ModelError naming the first id that it does not."""
+def _compare(tokenizer: TokenizerFolder, base: Path, rows: int) -> set[int]:
+    """The run's tokenizer must give the old ids their old meaning; returns those that the base knows, all of its rows where it cannot be asked.
+
+    Raises ModelError naming the first id that has another meaning.
+    """
     try:
         old = open_folder(base).backend.get_vocab(with_added_tokens=True)
     except Exception:  # a base without tokenizer files: the recipe's word must do
         say(f"model: {base} holds no tokenizer that can be read; it is taken on trust that tokenizer.path is its own")
-        return
+        return set(range(rows))
     new = tokenizer.backend.get_vocab(with_added_tokens=True)
     for token, number in sorted(old.items(), key=lambda item: item[1]):
         if number < rows and new.get(token) != number:
@@ -110,6 +113,7 @@ def _compare(tokenizer: TokenizerFolder, base: Path, rows: int) -> None:
                 f"tokenizer.path: not the tokenizer of model.base, got {token!r} with id {new.get(token)}; the base has it as {number}; "
                 f"set tokenizer.path to {base}, and extend it with tokenizer.extend_words or extend_with"
             )
+    return set(old.values())
 
 
 def _parts(tokenizer: TokenizerFolder) -> dict[int, list[int]]:
@@ -123,9 +127,10 @@ def _parts(tokenizer: TokenizerFolder) -> dict[int, list[int]]:
 def extended(old_VC: Tensor, rows: int, parts: dict[int, list[int]]) -> Tensor:
     """A table of vectors with more rows: each new one the mean of its parts' rows, or of all."""
     before, mean_C = len(old_VC), old_VC.float().mean(dim=0)
+    spare = sorted(number for number in parts if number < before)  # rows that the base has and never trained
     new_VC = torch.empty(rows, old_VC.shape[1], dtype=old_VC.dtype)
     new_VC[:before] = old_VC
-    for number in range(before, rows):
+    for number in (*spare, *range(before, rows)):
         known = [part for part in parts.get(number, ()) if part < number]
         new_VC[number] = new_VC[known].float().mean(dim=0) if known else mean_C
     return new_VC

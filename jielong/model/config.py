@@ -226,9 +226,7 @@ class Config(Section):
         place = found
         shape = from_hf_config(read_config(place), str(place / "config.json"))
         fields = [name for name in Config.model_fields if name not in ("base", "multiple_of")]
-        given = {
-            name: getattr(self, name) for name in fields if getattr(self, name) != Config.model_fields[name].default
-        }
+        given = {name: getattr(self, name) for name in fields if name in self.model_fields_set}
         own = {name: value for name, value in given.items() if name not in BESIDE_BASE}
         problems = [
             f"model.{name}: is the base's, got {value!r}; the base has {getattr(shape, name)!r}; remove it"
@@ -238,10 +236,8 @@ class Config(Section):
         if problems:
             raise RecipeError("\n".join(problems))
         beside = {name: value for name, value in given.items() if name in BESIDE_BASE}
-        vocabulary = (
-            {"vocab_size": beside.get("vocab_size")} if "vocab_size" in beside else {"vocab_size": shape.vocab_size}
-        )
-        table = shape.model_dump() | beside | vocabulary | {"base": str(place)}
+        table = shape.model_dump() | beside | {"base": str(place)}
+        table["vocab_size"] = beside.get("vocab_size") or shape.vocab_size
         try:
             return Config.model_validate(table)
         except ValidationError as error:

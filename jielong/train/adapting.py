@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import torch
 
-from jielong.errors import RecipeError
+from jielong.errors import MissingExtraError, RecipeError
 from jielong.model.adapter_config import Adapter
-from jielong.model.adapters import Adapted, attach, fill, is_adapter, read_tensors
+from jielong.model.adapters import Adapted, attach, base_of, fill, identity, is_adapter, read_tensors
 from jielong.model.cost import parameters
 from jielong.model.frozen import QUANTIZED, Frozen
 from jielong.model.hf import load_folder
@@ -34,15 +35,7 @@ def open_adapted(
     precision = Precision(config.precision, device).name
     kind = AUTOCAST.get(precision, torch.float32)
     held: str = adapter.base_weights
-    if held in QUANTIZED and is_adapter(base):
-        raise RecipeError(
-            f"adapter.base_weights: the base is an adapter itself, whose weights would be rounded twice, got {held} with {base}; "
-            "merge it first: jielong merge"
-        )
-    if held in QUANTIZED and device.type == "mps":
-        raise RecipeError(
-            f"adapter.base_weights: bitsandbytes has no kernels for mps, got {held}; use auto, or device cpu"
-        )
+    check_adapter(adapter, base, device)
     if held == "auto":
         held = "half" if kind != torch.float32 else "float32"
     if adapter.kind == "pissa" or is_adapter(base):  # it takes the weights apart: they are read as they are
@@ -58,4 +51,26 @@ def open_adapted(
         f"{adapter.kind}: {human_count(count)} parameters are trained, {count / parameters(model.config):.2%} of the model's; "
         f"the others are held in {precision if held == 'half' else held}"
     )
-    return model, Adapted(adapter, base.resolve(), first)
+    return model, Adapted(
+        adapter, base.resolve(), weights=identity(base), tied=model.config.tie_word_embeddings, first=first
+    )
+
+
+def check_adapter(adapter: Adapter, base: Path, device: torch.device) -> None:
+    """What can be refused before anything is opened or moved. Raises RecipeError, MissingExtraError, ModelError for a base that is gone."""
+    held = adapter.base_weights
+    if importlib.util.find_spec("peft") is None:
+        raise MissingExtraError("peft", "tune", "for adapters")
+    if held in QUANTIZED and importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtraError("bitsandbytes", "tune", f'by adapter.base_weights = "{held}"')
+    if held in QUANTIZED and is_adapter(base):
+        raise RecipeError(
+            f"adapter.base_weights: the base is an adapter itself, whose weights would be rounded twice, got {held} with {base}; "
+            "merge it first: jielong merge"
+        )
+    if held in QUANTIZED and device.type == "mps":
+        raise RecipeError(
+            f"adapter.base_weights: bitsandbytes has no kernels for mps, got {held}; use auto, or device cpu"
+        )
+    if is_adapter(base):
+        base_of(base)

@@ -300,7 +300,7 @@ def first_look(job: Job, engine: Engine, at: Position, keeper: Keeper, log: Logb
     """Validation, samples and a checkpoint before the first step; going back needs one, too."""
     validate(job, engine, at)
     if log.writes:
-        say(f"train: {at.validation['bits_per_byte']:.4f} bits/byte before the first step")
+        say(f"{job.folder.name}: {at.validation['bits_per_byte']:.4f} bits/byte before the first step")
     if job.config.sample_every_steps:
         log.sample(0, listener.samples(0))
     save(job, engine, at, keeper, log)

@@ -93,6 +93,12 @@ def train_on(
     shape = from_hf_config(read_config(material.initial), str(material.initial / "config.json"))
     check_engine(config, shape, device)
     check_trackers(config.trackers)
+    if config.adapter is not None:
+        from jielong.train.adapting import check_adapter
+
+        check_adapter(config.adapter, material.initial, device)
+    if config.lisa is not None and world.size > 1:
+        raise RecipeError(f"train.lisa: draws its blocks in one process, got {world.size}; start one, or remove lisa")
     planned = _planned(config, material, shape, context.seed, world) if material.prepare is None else None
     with graceful_stop() as stop, joined(world, device):
         newest = None
@@ -108,7 +114,7 @@ def train_on(
         newest = context.out / "checkpoints" / name if name else None
         shards, arithmetic = planned or _planned(config, material, shape, context.seed, world)
         model, adapted = _open_model(config, material, newest, context.seed, device)
-        model.model.noise = material.noise
+        model.model.noise, model.model.recompute = material.noise, config.recompute
         job = Job(config, arithmetic, model.config, context.out, shards, material.tokenizer(), context.seed, context.fingerprint,
                   validate, sample, generate, adapted)  # fmt: skip
         say(f"{context.out.name}: {arithmetic.describe()}")

@@ -46,7 +46,9 @@ def inputs(config: Config, folder: Path) -> list[tuple[str, Any]]:
     if config.base is not None:
         from jielong.model.bases import base_files
 
-        found += base_files(Path(config.base))
+        base = Path(config.base)
+        names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja")
+        found += [*base_files(base), *((f"base/{name}", base / name) for name in names if (base / name).is_file())]
     return found
 
 
@@ -89,7 +91,7 @@ def run(
     counts = train_on(config, context, material, validate, sample, generate)
     report = orjson.loads((data / "conversations.json").read_bytes())
     told = {key: value for key, value in report.items() if key in COUNTED}
-    return counts | {"base": str(base), "conversations": told}
+    return counts | {"base": str(base.resolve()), "conversations": told}
 
 
 def open_template(config: Config, tokenizer: TokenizerFolder) -> ChatTemplate:

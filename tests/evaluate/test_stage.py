@@ -93,3 +93,11 @@ def test_a_budget_counts_what_it_measured(model: CausalLM, tokenizer: TokenizerF
     assert whole["documents"] == 20 and whole["sequence_length"] == 64
     assert 1 <= part["documents"] < 20 and 100 <= part["tokens"] < whole["tokens"]
     assert part["bits_per_character"] is None and part["sequence_length"] == 32
+
+
+def test_names_of_texts_are_as_long_as_it_takes() -> None:
+    from jielong.evaluate.stage import _names
+
+    assert _names(("/x/a.txt", "/x/b.txt")) == ["a.txt", "b.txt"]
+    assert _names(("/x/a/*.txt", "/x/b/*.txt")) == ["a/*.txt", "b/*.txt"]
+    assert _names(()) == []

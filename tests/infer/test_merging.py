@@ -44,3 +44,14 @@ def test_refused(adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--out: is there already"):
         merge_into(str(adapter), tmp_path / "base", tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_as_peft_leaves_it(adapter: Path, tmp_path: Path) -> None:
+    """Without config.json and without a tokenizer: both are the base's."""
+    for name in ("config.json", "generation_config.json", "base.json"):
+        (adapter / name).unlink(missing_ok=True)
+    for path in (tmp_path / "base", adapter):
+        bpe.save(bpe.train(["中国人民今天很高兴。"] * 3, 290, TokenizerConfig().specials, 2, True), path)
+    (adapter / "tokenizer.json").unlink()
+    assert merge_into(str(adapter), tmp_path / "merged", tmp_path)["base"] == str(tmp_path / "base")
+    assert (logits(load_folder(tmp_path / "merged").eval()) - logits(load_folder(adapter).eval())).abs().max() < 1e-5

@@ -21,6 +21,7 @@ from jielong.model.adapters import (
     attach,
     base_of,
     fill,
+    identity,
     is_adapter,
     merge,
     read_adapter,
@@ -68,7 +69,7 @@ def adapted(folder: Path, kind: str = "lora", **settings: Any) -> tuple[CausalLM
     adapter, model = adapter_of(kind, **settings), load_folder(folder)
     first = attach(model, adapter, seed=1)
     train_some(model)
-    return model, Adapted(adapter, folder, first)
+    return model, Adapted(adapter, folder, identity(folder), model.config.tie_word_embeddings, first)
 
 
 def save(model: CausalLM, found: Adapted, folder: Path) -> Path:
@@ -140,13 +141,34 @@ def test_an_adapter_of_peft_opens_here(settings: dict[str, Any], tmp_path: Path)
     assert (logits(ours) - logits(wrapped)).abs().max() < 1e-4 and logits(wrapped).abs().max() > 0.1
 
 
-def test_embeddings_and_norms_as_a_whole(tmp_path: Path) -> None:
-    """They move, are saved beside the adapter, and come back; peft takes them as modules_to_save."""
-    base = base_folder(tmp_path / "base")
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")  # and so it is saved for both
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_and_norms_as_a_whole(tied: bool, tmp_path: Path) -> None:
+    """They move, are saved beside the adapter, and come back; peft takes them as modules_to_save, the output layer by itself."""
+    base = tmp_path / "base"
+    save_folder(
+        make(Config.model_validate(config_of(CONFIGS["llama"][1]).model_dump() | {"tie_word_embeddings": tied})),
+        base,
+        end_id=0,
+    )
     model, found = adapted(base, whole=["embeddings", "norms"])
     names = {name for name in trained(model) if ".lora_" not in name}
     assert "model.embed_tokens.weight" in names and "model.norm.weight" in names
     folder = save(model, found, tmp_path / "adapter")
+    assert (logits(load_folder(folder).eval()) - logits(model)).abs().max() < SAME
+    theirs = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    assert (logits(PeftModel.from_pretrained(theirs, folder).eval()) - logits(model)).abs().max() < 1e-4
+
+
+def test_the_base_of_a_run_that_was_moved_is_found_there(tmp_path: Path) -> None:
+    """Its own one, not another model of the same shape that lies nearer."""
+    base = base_folder(tmp_path / "run" / "train" / "checkpoints" / "step-00000010")
+    model, found = adapted(base)
+    save(model, found, tmp_path / "run" / "tune" / "checkpoints" / "step-00000005")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    save_folder(CausalLM(model.config), tmp_path / "moved" / "model", end_id=0)
+    folder = tmp_path / "moved" / "tune" / "checkpoints" / "step-00000005"
+    assert base_of(folder) == tmp_path / "moved" / "train" / "checkpoints" / "step-00000010"
     assert (logits(load_folder(folder).eval()) - logits(model)).abs().max() < SAME
 
 
@@ -204,8 +226,15 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="rank_pattern not supported"):
         read_adapter(changed(rank_pattern={"q_proj": 2}))
     other = base_folder(tmp_path / "other", "qwen3")
+    with pytest.raises(ModelError, match="its base has other weights than those it was trained on, got"):
+        load_folder(changed(base_model_name_or_path=str(other)))
+    (folder / "base.json").unlink()  # as others write it
     with pytest.raises(ModelError, match="does not fit the model"):
         load_folder(changed(base_model_name_or_path=str(other)))
+    with pytest.raises(ModelError, match="init_lora_weights not supported, got 'pissa'"):
+        read_adapter(changed(init_lora_weights="pissa"))
+    with pytest.raises(ModelError, match=r"adapter\.rank: above what pissa finds in a target, got 20; at most 16"):
+        attach(load_folder(base), adapter_of("pissa", rank=20), 1)
     changed()
     (folder / WEIGHTS).unlink()
     with pytest.raises(ModelError, match=f"holds no {WEIGHTS}"):

@@ -79,7 +79,9 @@ def test_weights_are_links_and_nothing_changes(made: Path, tmp_path: Path) -> No
     config = adopt(given(made), tokenizer, None, tmp_path)
     assert (tmp_path / "model.safetensors").is_symlink() and config.base is None
     assert torch.equal(logits_of(tmp_path), logits_of(made))
-    assert [name for name, _ in base_files(made)] == ["base/config.json", "base/model.safetensors"]
+    assert [name for name, _ in base_files(made)] == [
+        "base/config.json", "base/generation_config.json", "base/model.safetensors",
+    ]  # fmt: skip
 
 
 def logits_of(folder: Path) -> torch.Tensor:
@@ -110,6 +112,33 @@ def test_rows_for_new_tokens_are_means_of_what_their_text_was_cut_into(made: Pat
     assert torch.equal(after[: found.old_size], before)
     for token in found.tokens:
         assert torch.allclose(after[token.id], after[list(token.parts)].mean(dim=0), atol=1e-6)
+
+
+def test_spare_rows_of_the_base_become_rows_of_new_tokens(made: Path, tmp_path: Path) -> None:
+    """Many open models have more rows than ids: those were never trained, and a new token there begins as a mean, too."""
+    tokenizer = open_folder(made)
+    spacious = tmp_path / "spacious"
+    shape = load_folder(made).config.model_copy(update={"vocab_size": tokenizer.size + 40})
+    model = CausalLM(shape)
+    initialise(model, 3)
+    save_folder(model, spacious, tokenizer.end_id)
+    copy_folder(tokenizer, spacious)
+    found = extend(tokenizer, ["葡萄糖"], tmp_path / "wider")
+    out = tmp_path / "out"
+    out.mkdir()
+    assert adopt(given(spacious), found.tokenizer, None, out).vocab_size == tokenizer.size + 40
+    before = model.state_dict()["model.embed_tokens.weight"]
+    after = load_folder(out).state_dict()["model.embed_tokens.weight"]
+    for token in found.tokens:
+        assert torch.allclose(after[token.id], after[list(token.parts)].mean(dim=0), atol=1e-6)
+    rest = [number for number in range(len(before)) if number not in {token.id for token in found.tokens}]
+    assert torch.equal(after[rest], before[rest])
+
+
+def test_a_key_that_is_said_beside_the_base_holds_whatever_its_default(made: Path) -> None:
+    assert given(made, max_position_embeddings=512).max_position_embeddings == 512
+    with pytest.raises(RecipeError, match=r"model\.hidden_size: is the base's, got 512; the base has 32"):
+        given(made, hidden_size=512)
 
 
 def test_a_row_of_which_nothing_is_known_is_the_mean_of_all() -> None:

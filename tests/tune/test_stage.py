@@ -24,7 +24,7 @@ from jielong.runs import Run
 from jielong.tokenizer.chat.templates import ChatTemplate, template_of
 from jielong.tokenizer.folder import TokenizerFolder, copy_folder, open_folder
 from jielong.tune.stage import open_template
-from jielong.workflow import Outcome, needed, run_stages
+from jielong.workflow import Outcome, needed, run_stages, stage_state
 from tests.tune.talks import config_of, write
 
 QUESTIONS = {
@@ -224,3 +224,46 @@ def test_a_tokenizer_without_the_templates_tokens_is_refused(tokenizer: Tokenize
     path.write_bytes(orjson.dumps(table))
     with pytest.raises(RecipeError, match=r"tune\.template: the tokenizer has none of the template's special tokens"):
         open_template(config_of(tmp_path / "talks.jsonl"), open_folder(tmp_path / "bare"))
+
+
+def test_another_template_of_the_base_makes_it_again(place: Path, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(place, tmp_path / "place")
+    path = tmp_path / "place" / "base" / "tokenizer_config.json"
+    path.write_bytes(orjson.dumps(orjson.loads(path.read_bytes()) | {"model_max_length": 77}))
+    shutil.copytree(finished.parent, tmp_path / "runs")
+    recipe, prints = load(str(tmp_path / "place" / "answers.toml")), dict[str, str]()
+    assert stage_state(recipe, Run(tmp_path / "runs" / "answers"), "tune", prints) == "stale"
+
+
+def test_what_cannot_be_is_refused_before_anything_is_moved(place: Path, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished.parent, tmp_path / "runs")
+    go(place, tmp_path / "runs", "tune.adapter={ rank = 4 }", "tune.epochs=1", last="tune")
+    adapter = find_model("answers", tmp_path / "runs")
+    kept = tmp_path / "adapter"
+    shutil.copytree(adapter, kept)
+    before = sorted((tmp_path / "runs" / "answers" / "tune").iterdir())
+    with pytest.raises(RecipeError, match="the base is an adapter itself"):
+        go(
+            place,
+            tmp_path / "runs",
+            f"tune.base={kept}",
+            'tune.adapter={ rank = 4, base_weights = "nf4" }',
+            last="tune",
+        )
+    assert sorted((tmp_path / "runs" / "answers" / "tune").iterdir()) == before
+
+
+def test_the_system_message_of_the_tuning_is_that_of_the_questions(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jielong.infer import answering
+
+    asked, seen = answering.answer_questions, list[str]()
+
+    def watched(*given: Any) -> Any:
+        seen.append(given[4])
+        return asked(*given)
+
+    monkeypatch.setattr(answering, "answer_questions", watched)
+    go(place, tmp_path, 'tune.system="说话简短。"', "tune.epochs=1", "tune.sample_every_steps=none")
+    assert seen and set(seen) == {"说话简短。"}

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jielong.errors import RecipeError
 from jielong.model.attention import choose_kernel
 from jielong.model.experts import move_biases
 from jielong.model.transformer import CausalLM, Losses
@@ -57,10 +56,6 @@ class TorchEngine:
         self.device = own_device(self.world, choose_device(config.device))
         self._precision = Precision(config.precision, self.device)
         self.precision = self._precision.name
-        if config.lisa is not None and self.world.size > 1:
-            raise RecipeError(
-                f"train.lisa: draws its blocks in one process, got {self.world.size}; start one, or remove lisa"
-            )
         self.grad_clip = config.grad_clip
         self.document_mask = config.document_mask
         self.sharded = self.world.size > 1 and config.parallel == "fsdp"
