@@ -47,7 +47,10 @@ class Source(Section):
         "Big5, UTF-16)",
     )  # fmt: skip
     validation_fraction: float | None = Field(
-        None, description="share of this source's documents held out; none: data.validation_fraction", ge=0, lt=0.5
+        None,
+        description="share of this source's documents held out, 1 for a validation set of its own; none: data.validation_fraction",
+        ge=0,
+        le=1,
     )
     licence: str = harmless("", "note on the licence, for the report")
     weight: float = harmless(1.0, "wished share among the sources, shown beside the actual one", gt=0)

@@ -130,6 +130,22 @@ def test_each_source_may_hold_out_its_own_share(tmp_path: Path) -> None:
     assert 15 < held["a"] < 50 and held["b"] == 0 and 90 < held["c"] < 150
 
 
+def test_folders_of_txt_as_training_and_validation_set(tmp_path: Path) -> None:
+    """A folder each, as they are: the whole of the second is held out, nothing of the first."""
+    for folder, first, count in (("train", 0, 40), ("validation", 100, 7)):
+        (tmp_path / folder).mkdir()
+        for number in range(count):
+            (tmp_path / folder / f"{number}.txt").write_text(poem(first + number), encoding="utf-8")
+    sources = [
+        {"name": "train", "path": str(tmp_path / "train"), "validation_fraction": 0.0},
+        {"name": "validation", "path": str(tmp_path / "validation"), "validation_fraction": 1.0},
+    ]
+    counts, out = stage(tmp_path, sources=sources, steps=[])
+    check_reconciled(counts, out)
+    assert {row["source"] for row in rows(out, "train")} == {"train"} and counts["train"] == 40
+    assert {row["source"] for row in rows(out, "validation")} == {"validation"} and counts["validation"] == 7
+
+
 def test_the_balance_of_terms_is_in_the_report(tmp_path: Path) -> None:
     texts = [f"{'她' if n % 4 else '他'}在第{n}个早晨去工厂上班，其他人还在睡觉。" for n in range(80)]
     groups = [{"name": "sexes", "terms": {"女": ["女", "她"], "男": ["男", "他"]}}]
