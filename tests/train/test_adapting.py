@@ -21,6 +21,7 @@ from jielong.train.adapting import open_adapted
 from jielong.train.config import Config
 from jielong.train.engines.pytorch import TorchEngine
 from jielong.train.stage import run
+from tests.train.engines.processes import run_processes
 
 ADAPTER = {"rank": 4, "dropout": 0.1, "alpha": 8}
 
@@ -167,3 +168,23 @@ def test_samples_are_those_of_the_adapter(context: StageContext) -> None:
         written = continue_prompt(model, tokenizer, "中国", greedy, 1).text
         plain = merge(model).requires_grad_(False)
         assert continue_prompt(plain, tokenizer, "中国", greedy, 1).text == written
+
+
+def one_rank(root: str) -> str:
+    """Trains an adapter as one of several processes; where its checkpoint is."""
+    place = Path(root)
+    counts = go(StageContext(Run(place), place / "train", 1, "fingerprint"), adapter=ADAPTER | {"dropout": 0.0})
+    return str(counts["checkpoint"])
+
+
+def test_two_processes_train_the_adapter_that_one_trains(context: StageContext) -> None:
+    """DDP with most weights frozen: the same losses to rounding, and one adapter in the checkpoint."""
+    counts = go(context, adapter=ADAPTER | {"dropout": 0.0})
+    alone, expected = losses(context), read_tensors(context.out / counts["checkpoint"])
+    shutil.rmtree(context.out)
+    context.out.mkdir()
+    first, second = run_processes(f"{__name__}:one_rank", 2, str(context.run.root))
+    assert first == second == counts["checkpoint"]
+    assert losses(context) == [pytest.approx(loss, rel=1e-4) for loss in alone]
+    found = read_tensors(context.out / first)
+    assert all(torch.allclose(found[name], tensor, atol=1e-4) for name, tensor in expected.items())

@@ -80,3 +80,5 @@ def test_the_run_must_be_there(tmp_path: Path) -> None:
         train_folder(tmp_path, "other")
     (tmp_path / "other" / "train").mkdir()
     assert train_folder(tmp_path, "other") == tmp_path / "other" / "train"
+    (tmp_path / "other" / "tune").mkdir()
+    assert train_folder(tmp_path, "other") == tmp_path / "other" / "tune"  # what goes on now
