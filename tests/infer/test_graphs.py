@@ -94,7 +94,7 @@ class _OnCuda:
     """A model that says it is on a GPU."""
 
     def __init__(self, model: CausalLM) -> None:
-        self.config, self.model = model.config, self
+        self.config, self.model, self.adapted = model.config, self, False
         self.embed_tokens, self.weight, self.device, self.dtype = self, self, torch.device("cuda"), torch.float32
 
 

@@ -210,7 +210,7 @@ def _stands(codes, at, word):  # type: ignore[no-untyped-def]
 @kernel
 def _line_of(codes, at):  # type: ignore[no-untyped-def]
     """Where the line of a place begins, -1 if that is more than HEAD characters before."""
-    for n in range(at, max(at - HEAD, 0), -1):
+    for n in range(at, max(at - HEAD, 1) - 1, -1):
         if codes[n - 1] == 10:
             return n
     return 0 if at <= HEAD else -1

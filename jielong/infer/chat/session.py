@@ -12,9 +12,12 @@ Ctrl-C arrives as KeyboardInterrupt, from the model or from `show`: the answer e
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from jielong.errors import InputError, JielongError, explain_os_error
@@ -182,8 +185,11 @@ class Session:
             try:
                 for number in group:
                     self.show(Began(number))
-                for number, text in _in_turn(answers):
-                    self.show(Piece(number, text))
+                with _heard() as asked:
+                    for number, text in _in_turn(answers):
+                        self.show(Piece(number, text))
+                        if asked():
+                            raise KeyboardInterrupt
             except KeyboardInterrupt:
                 interrupted = any_interrupted = True
             for number, answer in answers.items():
@@ -275,6 +281,26 @@ class Session:
         for warning in append_lines(Path(name).expanduser(), rows):
             self.show(Told(warning))
         self.show(Told(f"{name}: {len(rows)} conversation{'s' if len(rows) > 1 else ''} written"))
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C came since: the exception that it raises may be lost in code that is called from a library's."""
+    came = list[int]()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGINT, on_signal)
+    except ValueError:  # not the main thread: nothing arrives here
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _in_turn(answers: dict[int, Answer]) -> Iterator[tuple[int, str]]:

@@ -109,6 +109,12 @@ def test_search_over_the_borders_of_blocks_and_of_the_room_for_places() -> None:
     check_search(WORDS, HEADS, "中文字\n://" * ROOM)
 
 
+def test_a_head_counts_at_the_last_place_of_a_line_where_it_may() -> None:
+    for behind in (HEAD - 1, HEAD, HEAD + 1):
+        for before in ("", "\n", "天\n"):
+            check_search(WORDS, HEADS, before + "中" * behind + "中文")
+
+
 @given(st.text(st.characters()))  # surrogates as well
 def test_codes(text: str) -> None:
     assert codes_of(text).tolist() == [ord(character) for character in text]

@@ -315,3 +315,19 @@ def test_texts_that_are_continued(speaker: Make, monkeypatch: pytest.MonkeyPatch
 def test_sampling_that_does_not_go_with_the_model(speaker: Make) -> None:
     with pytest.raises(InputError, match=r"infer.cache: hidden"):
         Chat(speaker(cache="hidden"))
+
+
+def test_a_ctrl_c_whose_exception_is_lost_stops_all_the_same() -> None:
+    """A signal that arrives in code called by a library: its exception is printed or dropped there, and nobody sees it."""
+    import contextlib
+    import os
+    import signal
+
+    from jielong.infer.chat.session import _heard
+
+    with _heard() as asked:
+        assert not asked()
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert asked()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
