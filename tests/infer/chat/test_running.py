@@ -136,8 +136,9 @@ def test_ctrl_c_in_a_script_saves_what_was_said(
 WIDTH = 100
 # a program started so has the pseudo-terminal for its own: Ctrl-C reaches it
 START = """
-import fcntl, sys, termios
+import fcntl, signal, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background, it is ignored
 sys.argv = ["jielong", *sys.argv[1:]]
 from jielong.__main__ import main
 main()
