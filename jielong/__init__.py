@@ -12,6 +12,7 @@ STAGES = {
     "model": "shape and initialise the transformer, as a Hugging Face model folder",
     "train": "train it on the shards, with exact resume",
     "tune": "teach it to answer, from conversations",
+    "align": "let it prefer: reward models, DPO, PPO, GRPO",
     "infer": "continue the recipe's prompts",
     "evaluate": "measure bits per byte on the validation documents",
 }

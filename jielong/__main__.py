@@ -39,7 +39,6 @@ from jielong.console import (
 )
 from jielong.errors import InputError
 from jielong.infer.commands import COMMANDS as INFER_COMMANDS
-from jielong.infer.merging import COMMANDS as MERGE_COMMANDS
 from jielong.progress import plain, say
 from jielong.tokenizer.shards.commands import COMMANDS as SHARDS_COMMANDS
 from jielong.train.control.commands import COMMANDS as CONTROL_COMMANDS
@@ -84,7 +83,7 @@ def _run(
     wanted = stages if stages is not None else list(loaded.sections)
     chain = workflow.needed(loaded, wanted[-1]) if stages is not None else wanted
     elsewhere: Callable[[str, int | None], None] | None = None
-    trained = [stage for stage in workflow.LIVE if stage in chain]
+    trained = [stage for stage in workflow.TOGETHER if stage in chain]
     if devices > 1 and trained:
         if "train" in trained:
             _check_processes(loaded, devices)
@@ -468,7 +467,7 @@ for _name, (_command, _help) in SHARDS_COMMANDS.items():
     shards.command(name=_name, help=_help)(friendly(_shards_command(_command)))
 
 
-for _name, (_function, _help) in (INFER_COMMANDS | MERGE_COMMANDS | CONTROL_COMMANDS).items():
+for _name, (_function, _help) in (INFER_COMMANDS | CONTROL_COMMANDS).items():
     app.command(name=_name, help=_help)(friendly(_function))
 
 

@@ -12,6 +12,8 @@ from jielong.errors import InputError
 from jielong.recipe import Recipe, parse_section
 from jielong.runs import Run
 
+SAMPLED = 3  # held-out prompts that are answered where the recipe names none
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
@@ -52,7 +54,8 @@ def training_hooks(recipe: Recipe, run: Run) -> dict[str, Any]:
     def validate(current: CausalLM, autocast: AbstractContextManager[Any]) -> dict[str, float]:
         length = train.sequence_length or model.max_position_embeddings
         rows = max(1, train.micro_batch_tokens // length)
-        return measure(current, shards, length, rows, train.validation_tokens, autocast)
+        found = measure(current, shards, length, rows, train.validation_tokens, autocast)
+        return {key: found[key] for key in ("loss", "bits_per_byte")}
 
     def sample(current: CausalLM, step: int) -> list[dict[str, Any]]:
         texts = [continue_prompt(current, tokenizer, p, short, short.seed + n) for n, p in enumerate(prompts)]
@@ -91,7 +94,8 @@ def tuning_hooks(recipe: Recipe, run: Run) -> dict[str, Any]:
         length = tune.sequence_length or current.config.max_position_embeddings
         rows = max(1, tune.micro_batch_tokens // length)
         shards = Shards(folder / DATA / "shards", "validation")
-        return measure(current, shards, length, rows, tune.validation_tokens, autocast)
+        found = measure(current, shards, length, rows, tune.validation_tokens, autocast)
+        return {key: found[key] for key in ("loss", "bits_per_byte")}
 
     def asked(current: CausalLM, questions: list[str], config: InferConfig) -> list[dict[str, Any]]:
         return [asdict(row) for row in answer_questions(current, tokenizer(), questions, config, tune.system or "")]
@@ -105,6 +109,57 @@ def tuning_hooks(recipe: Recipe, run: Run) -> dict[str, Any]:
         return asked(current, texts, _with_settings(infer, settings))
 
     return {"validate": validate, "sample": sample, "generate": generate}
+
+
+def aligning_hooks(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """What the align stage takes: answers to learn from, answers to the sample questions beside those of the base, answers to whoever
+    watches, and answers of a folder's model for the judge.
+    """
+    from pathlib import Path
+
+    from jielong.align.config import Config as AlignConfig
+    from jielong.align.examples import Examples
+    from jielong.align.stage import DATA, TOKENIZER
+    from jielong.infer.answering import answer_questions
+    from jielong.infer.config import Config as InferConfig
+    from jielong.infer.models import open_model
+    from jielong.infer.rollouts import rollouts
+    from jielong.metrics import read_jsonl
+    from jielong.runtime import choose_device
+    from jielong.tokenizer.folder import TokenizerFolder, open_folder
+    from jielong.train.logbook import SAMPLES
+
+    align = recipe.section("align", AlignConfig)
+    infer = recipe.section("infer", InferConfig) if "infer" in recipe.sections else InferConfig()
+    short = infer.model_copy(update={"max_new_tokens": align.sample_tokens, "cache": "kv", "cache_tokens": None})
+    if "infer" in recipe.sections:
+        choose_device(infer.device, "infer.device")
+    folder = run.stage("align")
+
+    def tokenizer() -> TokenizerFolder:  # made by the stage, after these were given to it
+        return open_folder(folder / TOKENIZER)
+
+    def questions() -> list[str]:
+        return list(align.sample_prompts) or Examples(folder / DATA, "validation").questions(SAMPLED)
+
+    def asked(current: CausalLM, texts: list[str], config: InferConfig) -> list[dict[str, Any]]:
+        return [asdict(row) for row in answer_questions(current, tokenizer(), texts, config, align.system or "")]
+
+    def sample(current: CausalLM, step: int) -> list[dict[str, Any]]:
+        rows = [{"prompt": row["prompt"], "text": row["text"]} for row in asked(current, questions(), short)]
+        before = (
+            {row["prompt"]: row["text"] for row in read_jsonl(folder / SAMPLES) if row["step"] == 0} if step else {}
+        )
+        return [row | ({"reference": before[row["prompt"]]} if row["prompt"] in before else {}) for row in rows]
+
+    def generate(current: CausalLM, texts: list[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
+        return asked(current, texts, _with_settings(infer, settings))
+
+    def answered(model: Path, prompts: list[list[int]], length: int, stops: frozenset[int]) -> list[list[int]]:
+        opened, _, _ = open_model(str(model), model.parent, align.device, "auto")
+        return rollouts(opened, prompts, [0] * len(prompts), 0.0, length, stops)
+
+    return {"write": rollouts, "sample": sample, "generate": generate, "answered": answered}
 
 
 def _with_settings(infer: InferConfig, settings: dict[str, Any]) -> InferConfig:

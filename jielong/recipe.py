@@ -135,7 +135,8 @@ def load(recipe: str, overrides: list[str] | None = None, data: list[str] | None
     """Read, override and validate a recipe.
 
     overrides: `section.key=value` strings, values in TOML form (a bare word is taken as a string).
-    data: paths or globs that replace `data.sources`, or `tune.sources` of a recipe without [data] (relative to the current folder).
+    data: paths or globs that replace `data.sources`, or `tune.sources`, or `align.sources`, of a recipe without the table before
+    (relative to the current folder).
     Relative paths in it start at its own folder, those of a shipped recipe at the current one. name: replaces the recipe's name. Raises RecipeError listing every problem.
     """
     path = find(recipe)
@@ -159,9 +160,8 @@ def load(recipe: str, overrides: list[str] | None = None, data: list[str] | None
         table["name"] = name
     table.setdefault("name", path.stem)
     if data:
-        stage = (
-            "tune" if "tune" in table and "data" not in table else "data"
-        )  # a recipe that only tunes has conversations
+        # a recipe that only tunes has conversations, one that only aligns has preferences
+        stage = next((name for name in ("data", "tune", "align") if name in table), "data")
         if not isinstance(table.setdefault(stage, {}), dict):
             raise RecipeError(f"{stage}: must be a table; write [{stage}] in the recipe")
         table[stage]["sources"] = _sources_from_globs(data)

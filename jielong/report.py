@@ -48,8 +48,8 @@ from jielong.pieces import (
     written,
 )
 from jielong.progress import human_bytes
-from jielong.report_training import WIDE, compared_section, training_section
-from jielong.runs import Run, write_text
+from jielong.report_training import WIDE, compared_section, judged, measured, training_section
+from jielong.runs import TRAINED, Run, write_text
 
 RULE_COLOURS = 5  # .out0 to .out4 in the page's style
 MAIN_RULES = 3  # named of each step
@@ -84,7 +84,7 @@ def read(run: Run) -> Contents:
     manifests = {stage: manifest for stage in STAGES if (manifest := run.manifest(stage)) is not None}
     results = read_json(run.stage("evaluate") / "results.json")
     results = results if isinstance(results, dict) else {}
-    metrics = {stage: read_jsonl(run.stage(stage) / "metrics.jsonl") for stage in ("train", "tune")}
+    metrics = {stage: read_jsonl(run.stage(stage) / "metrics.jsonl") for stage in TRAINED}
     return Contents(run, text, manifests, metrics, results)
 
 
@@ -261,6 +261,27 @@ def tune_section(found: Contents) -> Piece:
     return body + training_section(found, "tune")
 
 
+def align_section(found: Contents) -> Piece:
+    """The examples, the reward model, training on them, and what a judge says of it."""
+    counts, body = found.counts("align"), NOTHING
+    prepared = counts.get("examples_prepared") or {}
+    if prepared:
+        body = properties(
+            ("method", "方法", code(counts.get("method"))),
+            ("examples read", "读入样例", exact(prepared.get("read"))),
+            ("learned from", "用于训练", exact(prepared.get("train"))),
+            ("held out", "留出验证", exact(prepared.get("validation"))),
+            ("set aside, with a reason", "剔除（均有原因）", exact(sum((prepared.get("rejected") or {}).values()))),
+            *measured(counts, "validation_"),
+            *measured(counts.get("reward") or {}, "validation_", "reward model: ", "奖励模型："),
+            *judged(counts.get("judged") or {}),
+        )
+    for place in ("align/data/report.html", "align/reward/data/report.html"):
+        if (found.run.root / place).is_file():
+            body += Piece(f"<p>{link(place).html}</p>\n", f"{link(place).markdown}\n\n")
+    return body + training_section(found, "align")
+
+
 def evaluate_section(found: Contents) -> Piece:
     """The measures on the validation documents."""
     measures = properties(
@@ -321,6 +342,7 @@ SECTIONS: dict[str, tuple[Words, Callable[[Contents], Piece]]] = {
     "model": (Words("Model", "模型"), model_section),
     "train": (Words("Training", "训练"), lambda found: training_section(found, "train")),
     "tune": (Words("Tuning", "微调"), tune_section),
+    "align": (Words("Alignment", "对齐"), align_section),
     "evaluate": (Words("Evaluation", "评测"), evaluate_section),
     "files": (Words("Where everything is", "文件所在"), files_section),
 }

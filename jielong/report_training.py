@@ -66,7 +66,9 @@ def training_section(found: Contents, stage: str) -> Piece:
         ("steps", "步数", exact(counts.get("steps"))),
         ("tokens", "词元", exact(counts.get("tokens"))),
         ("final training loss", "最终训练损失", exact(counts.get("final_loss"), ".4f")),
-        ("validation, bits per byte", "验证集每字节比特", exact(counts.get("validation_bits_per_byte"), ".4f")),
+        ("validation, bits per byte", "验证集每字节比特", exact(counts.get("validation_bits_per_byte"), ".4f"))
+        if stage != "align"
+        else ("examples", "样例", exact(counts.get("examples"))),
         ("device, precision", "设备与精度", code(" ".join(where) or None)),
         (
             "engine, processes",
@@ -80,6 +82,34 @@ def training_section(found: Contents, stage: str) -> Piece:
         ("checkpoint", "检查点", checkpoint(found, stage, counts.get("checkpoint"))),
     )
     return body + happened(found, stage) + mixture(counts.get("mix") or {}) + timelines(found, stage)
+
+
+def measured(counts: dict[str, Any], prefix: str, en: str = "", zh: str = "") -> list[tuple[str, str, Piece]]:
+    """Figures of held-out examples, under their names."""
+    return [
+        (
+            f"{en}held out: {name.removeprefix(prefix).replace('_', ' ')}",
+            f"{zh}留出：{name.removeprefix(prefix)}",
+            exact(value, ".4f"),
+        )
+        for name, value in counts.items()
+        if name.startswith(prefix) and not isinstance(value, str)
+    ]
+
+
+def judged(found: dict[str, Any]) -> list[tuple[str, str, Piece]]:
+    """How often answers are better than those before, and how sure that is."""
+    if "win_rate" not in found:
+        return []
+    low, high = found["interval"]["low"], found["interval"]["high"]
+    text = f"{found['win_rate']:.1%} ({low:.1%} – {high:.1%})"
+    return [
+        (
+            f"wins against the model before, of {found['prompts']}",
+            f"对训练前模型的胜率，共 {found['prompts']} 题",
+            code(text),
+        )
+    ]
 
 
 def happened(found: Contents, stage: str) -> Piece:

@@ -30,7 +30,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,17 +185,38 @@ def list_outputs(folder: Path, checksums: bool = True) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------------ the run
 
 
+TRAINED = ("align", "tune", "train")  # stages with checkpoints; the later one's model is the run's
+
+
+def trained_stage(upstream: Iterable[str]) -> str:
+    """The stage whose model is meant, of those that another one reads."""
+    return next((stage for stage in TRAINED if stage in set(upstream)), "train")
+
+
 def model_folder(place: Path) -> Path | None:
-    """The model folder that a path means: itself, or of a run its newest checkpoint, the tuned one where there is one; None: neither."""
+    """The model folder that a path means: itself, or of a run its newest checkpoint, the aligned or tuned one where there is one, but no
+    reward model; None: neither.
+    """
     if (place / "config.json").is_file():
         return place
-    for stage in ("tune", "train"):
+    for stage in TRAINED:
         found = sorted(
-            path for path in (place / stage / "checkpoints").glob("step-*") if (path / "config.json").is_file()
+            path
+            for path in (place / stage / "checkpoints").glob("step-*")
+            if (path / "config.json").is_file() and writes(path)
         )
         if found:
             return found[-1]
     return None
+
+
+def writes(folder: Path) -> bool:
+    """Whether the model of a folder writes text: a reward model says what text is worth."""
+    try:
+        named = orjson.loads((folder / "config.json").read_bytes()).get("architectures") or [""]
+    except (OSError, orjson.JSONDecodeError, AttributeError):  # whoever opens it will say so
+        return True
+    return not str(named[0]).endswith("ForSequenceClassification")
 
 
 @dataclass(frozen=True)

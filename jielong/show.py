@@ -10,7 +10,7 @@ from jielong import STAGES
 from jielong.errors import JielongError, RunError
 from jielong.metrics import read_jsonl
 from jielong.progress import human_bytes, human_count, human_seconds
-from jielong.runs import Run, list_runs, open_run
+from jielong.runs import TRAINED, Run, list_runs, open_run
 
 if TYPE_CHECKING:
     from jielong.workflow import Outcome
@@ -60,11 +60,12 @@ def key_figure(stage: str, counts: dict[str, Any]) -> str:
         return f"{counts['vocab_size']:,} tokens, {counts['chars_per_token']:.2f} characters a token"
     if stage == "model":
         return f"{human_count(counts['parameters'])} parameters, {counts['hf_class']}"
-    if stage in ("train", "tune"):
+    if stage in TRAINED:
         loss = "not finite" if counts["final_loss"] is None else f"{counts['final_loss']:.3f}"
+        unit = "tokens" if "tokens" in counts else "examples"
         return (
-            f"{counts['steps']:,} steps, {human_count(counts['tokens'])} tokens, loss {loss}, "
-            f"{human_count(counts['tokens_per_second'])} tokens/s" + _trouble(counts)
+            f"{counts['steps']:,} steps, {human_count(counts[unit])} {unit}, loss {loss}, "
+            f"{human_count(counts[f'{unit}_per_second'])} {unit}/s" + _trouble(counts)
         )
     if stage == "infer":
         return f"{counts['prompts']} prompts continued"
@@ -220,9 +221,9 @@ def _status_of(run: Run) -> dict[str, Any]:
                 "seconds": manifest["wall_seconds"],
                 "result": key_figure(stage, manifest["counts"]),
             }
-        elif stage in ("train", "tune") and (steps := read_jsonl(run.stage(stage) / "metrics.jsonl")):
+        elif stage in TRAINED and (steps := read_jsonl(run.stage(stage) / "metrics.jsonl")):
             row["result"] = f"step {number(steps[-1].get('step'))}, loss {number(steps[-1].get('loss'))}"
-        if stage in ("train", "tune"):
+        if stage in TRAINED:
             row |= _going_on(run, stage)
         stages[stage] = row
     size = sum(file.stat().st_size for file in run.root.rglob("*") if file.is_file())

@@ -29,7 +29,7 @@ import orjson
 
 from jielong import STAGES, launch, storage, uploads
 from jielong.errors import InputError, ModelError, RunError
-from jielong.hooks import training_hooks, tuning_hooks
+from jielong.hooks import aligning_hooks, training_hooks, tuning_hooks
 from jielong.metrics import read_jsonl
 from jielong.progress import human_seconds, say
 from jielong.recipe import Recipe, to_toml
@@ -56,10 +56,13 @@ UPSTREAM: dict[str, tuple[str, ...]] = {
     "model": ("tokenizer",),
     "train": ("tokenizer", "model"),
     "tune": ("train",),
+    "align": ("train",),
     "infer": ("train",),
     "evaluate": ("tokenizer", "train"),
 }
-LIVE = ("train", "tune")  # stages that write into their own folder over hours and resume there
+TOGETHER = ("train", "tune")  # stages that several processes make
+LIVE = (*TOGETHER, "align")  # stages that write into their own folder over hours and resume there
+GOING_ON = ("tune", "align")  # stages that make another model of one that is there
 STAGE_ORDER = tuple(STAGES)
 BEFORE = (
     "not up to date, and several processes cannot make it; run this first, once, on one machine: jielong model RECIPE, "
@@ -70,16 +73,21 @@ STARTED = "started.json"  # in a live folder: the fingerprint it was begun with
 
 
 def upstream(recipe: Recipe, stage: str) -> tuple[str, ...]:
-    """The stages that a stage of this recipe reads: `UPSTREAM`, but for what [tune] changes. It may go on from a base of its own, and what
-    comes behind it reads what it made.
+    """The stages that a stage of this recipe reads: `UPSTREAM`, but for what [tune] and [align] change. They may go on from a base of their
+    own, and what comes behind them reads what they made.
     """
-    tune = recipe.sections.get("tune")
-    if stage == "tune" and getattr(tune, "base", None) is not None:
+    if stage in GOING_ON and getattr(recipe.sections.get(stage), "base", None) is not None:
         return ()
-    if tune is None or stage not in ("infer", "evaluate"):
+    before = [
+        name for name in GOING_ON if name in recipe.sections and STAGE_ORDER.index(name) < STAGE_ORDER.index(stage)
+    ]
+    if getattr(recipe.sections.get("align"), "method", None) == "reward":  # it says what text is worth, and writes none
+        before = [name for name in before if name != "align"]
+    if not before or stage not in ("align", "infer", "evaluate"):
         return UPSTREAM[stage]
     own = tuple(name for name in UPSTREAM[stage] if name in recipe.sections) if stage == "evaluate" else ()
-    return (*own, "tune")
+    answers = ("tune",) if stage == "evaluate" and before[-1] == "align" and "tune" in before else ()
+    return (*own, *answers, before[-1])
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,7 @@ def run_stages(
     In a process that is not the first of several there are no outcomes.
     """
     if not this_world().first:
-        for stage in LIVE:
+        for stage in TOGETHER:
             if stage in stages:
                 _take_part(recipe, run, stage, stage in fresh)
         return []
@@ -217,7 +225,7 @@ def _bring_up_to_date(
         return Outcome(stage, state, 0.0, manifest["counts"], run.stage(stage))
     if this_world().size > 1 and STAGE_ORDER.index(stage) < STAGE_ORDER.index("train"):
         raise RunError(f"{stage}: {BEFORE}")
-    if stage in LIVE and train is not None:
+    if stage in TOGETHER and train is not None:
         return _train_elsewhere(run, stage, train)
     if manifest is not None and state == "stale":
         say(f"{stage}: making it again ({_difference(recipe, run, stage, manifest)})")
@@ -354,7 +362,7 @@ def _difference(recipe: Recipe, run: Run, stage: str, manifest: dict[str, Any]) 
 def _call(recipe: Recipe, context: StageContext, stage: str) -> dict[str, Any]:
     """Call a stage's `run`, with the functions that it takes from stages to its right."""
     module, section = stage_module(stage), recipe.sections[stage]
-    makers = {"train": training_hooks, "tune": tuning_hooks}
+    makers = {"train": training_hooks, "tune": tuning_hooks, "align": aligning_hooks}
     hooks = makers[stage](recipe, context.run) if stage in makers else {}
     counts: dict[str, Any] = module.run(section, context, recipe.folder, **hooks)
     return counts
@@ -386,6 +394,7 @@ def places(run: Run) -> dict[str, str]:
         "model": checkpoint if checkpoint is not None else run.stage("model"),
         "metrics": run.stage("train") / "metrics.jsonl",
         "conversations": run.stage("tune") / "data" / "report.html",
+        "preferences": run.stage("align") / "data" / "report.html",
         "continuations": run.stage("infer") / "samples.jsonl",
         "evaluation": run.stage("evaluate") / "results.json",
     }

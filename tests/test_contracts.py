@@ -117,7 +117,7 @@ def test_heavy_packages_are_imported_inside_functions(path: Path) -> None:
     stage = path.relative_to(PACKAGE).parts[0]
     heavy = {name.split(".")[0] for name in imports(path, top_level_only=True)} & HEAVY
     # the files that are about tensors import torch; nothing reaches them before it is needed
-    tensors = stage in ("model", "train", "infer", "evaluate") and path.stem not in (
+    tensors = stage in ("model", "train", "align", "infer", "evaluate") and path.stem not in (
         "config",
         "stage",
         "__init__",
@@ -186,7 +186,7 @@ def commands() -> dict[str, click.Command]:
 
 def test_one_command_a_stage_and_the_others() -> None:
     assert set(commands()) == set(STAGES) | {
-        "run", "status", "new", "check", "shards", "generate", "chat", "merge", "plan", "watch", "control"
+        "run", "status", "new", "check", "shards", "generate", "chat", "merge", "judge", "plan", "watch", "control"
     }  # fmt: skip
 
 

@@ -53,7 +53,8 @@ DATA = ("docs/en/data.md", "docs/zh/data.md")
 MODEL = ("docs/en/model.md", "docs/zh/model.md")
 TRAIN = ("docs/en/train.md", "docs/zh/train.md")
 TUNE = ("docs/en/tune.md", "docs/zh/tune.md")
-PAIRS = (READMES, GUIDES, DATA, MODEL, TRAIN, TUNE)
+ALIGN = ("docs/en/align.md", "docs/zh/align.md")
+PAIRS = (READMES, GUIDES, DATA, MODEL, TRAIN, TUNE, ALIGN)
 PAGES = ("README.md", "README_zh.md", "CHANGELOG.md", *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md")))
 RULES_OF_THE_STAGE = ("empty", *MASKS, "flagged_words", "duplicate", "near_duplicate")  # and the names of columns
 STEPS: TypeAdapter[AnyStep] = TypeAdapter(AnyStep)
@@ -134,7 +135,7 @@ def test_the_command_table_is_the_command_line(page: str) -> None:
 
 @pytest.mark.parametrize(
     ("page", "line"),
-    [(page, line) for page in (*READMES, *GUIDES, *DATA, *MODEL, *TRAIN) for line in command_lines(page)],
+    [(page, line) for page in (*READMES, *GUIDES, *DATA, *MODEL, *TRAIN, *ALIGN) for line in command_lines(page)],
 )
 def test_every_command_line_parses(page: str, line: str, tmp_path: Path) -> None:
     name, *arguments = shlex.split(line, comments=True)[1:]
@@ -151,7 +152,9 @@ def test_every_command_line_parses(page: str, line: str, tmp_path: Path) -> None
 
 
 def test_there_are_command_lines_to_check() -> None:
-    assert {line.split()[1] for page in (*READMES, *GUIDES, *TUNE) for line in command_lines(page)} == set(commands())
+    assert {line.split()[1] for page in (*READMES, *GUIDES, *TUNE, *ALIGN) for line in command_lines(page)} == set(
+        commands()
+    )
 
 
 @pytest.mark.parametrize("page", READMES)
@@ -381,7 +384,15 @@ def test_devices_and_tables_of_a_plan_are_those_of_the_command(page: str) -> Non
 @pytest.mark.parametrize("page", MODEL)
 def test_the_table_of_recipes_is_that_of_the_recipes(page: str) -> None:
     found = cells(page, "配方" if "zh" in page else "recipe")
-    assert {row[0] for row in found} == set(shipped()) - {"tiny", "domain-medical", "sft-zh", "llama-qlora"}
+    assert {row[0] for row in found} == set(shipped()) - {
+        "tiny",
+        "domain-medical",
+        "sft-zh",
+        "llama-qlora",
+        "dpo-zh",
+        "rlhf-zh",
+        "grpo-arithmetic-zh",
+    }
     for name, shape, heads, context, vocabulary, weights in found:
         recipe = load(name)
         config = recipe.section("model", ModelConfig)

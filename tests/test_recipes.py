@@ -7,6 +7,7 @@ fetched first; what makes each recipe what it is (positions, experts, tokenizer 
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,14 @@ SYSTEMS = {
     "lmq-0.6b": (608.6, "LlamaForCausalLM"),
     "jerry-0.18b": (199.8, "JielongForCausalLM"),
 }
-ON_A_BASE = ("domain-medical", "sft-zh", "llama-qlora")  # they go on from a model that the user has
+ON_A_BASE = (
+    "domain-medical",
+    "sft-zh",
+    "llama-qlora",
+    "dpo-zh",
+    "rlhf-zh",
+    "grpo-arithmetic-zh",
+)  # they go on from a model that the user has
 SMALL = [
     "data.processes=1",
     'data.steps=[{ step = "exact" }]',
@@ -125,18 +133,34 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
                             tie_word_embeddings=False, rope_theta=500_000.0))  # fmt: skip
     initialise(model, 1)
     save_folder(model, folder / "base", tokenizer.end_id)
+    shutil.copytree(folder / "base", folder / "long")  # the same with a longer context
+    save_folder(
+        CausalLM(model.config.model_copy(update={"max_position_embeddings": 256})), folder / "long", tokenizer.end_id
+    )
     for name, rows in (("medical", texts(60)), ("general", texts(120)[60:])):
         write_jsonl(folder / f"{name}.jsonl", rows)
     write(folder / "answers.jsonl", [asked(number) for number in range(40)])
+    pairs = [{"prompt": f"{n}加一？", "chosen": f"{n + 1}。", "rejected": "不。"} for n in range(40)]
+    write(folder / "pairs.jsonl", pairs)
     return folder
 
 
 def start(name: str, folder: Path, runs: Path, *settings: str) -> Run:
-    tables = {"domain-medical": ("train", "tune"), "sft-zh": ("tune",), "llama-qlora": ("train",)}[name]
+    tables = {"domain-medical": ("train", "tune"), "llama-qlora": ("train",), "dpo-zh": ()}.get(name, ("tune",))
     few = [f"{table}.{setting}" for table in tables for setting in (
         "epochs=none", "tokens=512", "sequence_length=64", "tokens_per_step=256", "micro_batch_tokens=128", "device=cpu",
         "sample_tokens=4", "save_every_steps=1")]  # fmt: skip
-    more = ["infer.max_new_tokens=4", "infer.device=cpu", "evaluate.prompt_tokens=4"]
+    more = ["infer.max_new_tokens=4", "infer.device=cpu"]
+    if "evaluate" in load(name).sections:
+        more += ["evaluate.prompt_tokens=4"]
+    if "align" in load(name).sections:
+        more += [
+            "align.steps=2",
+            "align.batch_size=4",
+            "align.device=cpu",
+            "align.sample_tokens=4",
+            "align.judged_prompts=2",
+        ]
     if "train" in tables:
         more += ["data.processes=1", 'data.steps=[{ step = "exact" }]', "data.validation_fraction=0.1",
                  f"tokenizer.path={folder / 'base'}", f"model.base={folder / 'base'}"]  # fmt: skip
@@ -168,6 +192,44 @@ def test_sft_zh(stand_in: Path, tmp_path: Path) -> None:
     sources = f'tune.sources=[{{name="answers",path="{stand_in}/answers.jsonl"}}]'
     run = start("sft-zh", stand_in, tmp_path, f"tune.base={stand_in / 'base'}", sources)
     assert len(read_jsonl(run.stage("infer") / "samples.jsonl")) == 4
+
+
+def test_dpo_zh(stand_in: Path, tmp_path: Path) -> None:
+    sources = f'align.sources=[{{name="pairs",path="{stand_in}/pairs.jsonl"}}]'
+    run = start("dpo-zh", stand_in, tmp_path, f"align.base={stand_in / 'base'}", sources)
+    records = read_jsonl(run.stage("align") / "metrics.jsonl")
+    assert len(records) == 2 and records[0]["margin"] == 0 and records[1]["validation_loss"] > 0
+    assert len(read_jsonl(run.stage("infer") / "samples.jsonl")) == 3
+
+
+def test_rlhf_zh(stand_in: Path, tmp_path: Path) -> None:
+    """Fine-tuning, a reward model, PPO; the report has all three."""
+    run = start(
+        "rlhf-zh", stand_in, tmp_path, f"tune.base={stand_in / 'base'}", "align.max_new_tokens=8",
+        f'tune.sources=[{{name="answers",path="{stand_in}/answers.jsonl"}}]',
+        f'align.sources=[{{name="prompts",path="{stand_in}/pairs.jsonl"}}]',
+        f'align.reward={{sources=[{{name="pairs",path="{stand_in}/pairs.jsonl"}}],steps=2,batch_size=4,device="cpu"}}',
+    )  # fmt: skip
+    counts = (run.manifest("align") or {})["counts"]
+    assert counts["reward"]["steps"] == 2 and counts["steps"] == 2 and counts["judged"]["prompts"] == 2
+    assert {"kl", "reward", "value_loss"} <= read_jsonl(run.stage("align") / "metrics.jsonl")[0].keys()
+    assert "align/reward/data/report.html" in (run.root / "report.html").read_text(encoding="utf-8")
+
+
+def test_grpo_arithmetic_zh(stand_in: Path, tmp_path: Path) -> None:
+    """Its problems are its own."""
+    longest = [
+        f'{table}.sources=[{{name="problems",path="builtin:arithmetic-zh",max_documents=300}}]'
+        for table in ("tune", "align")
+    ]
+    run = start(
+        "grpo-arithmetic-zh", stand_in, tmp_path, f"tune.base={stand_in / 'long'}", "align.max_new_tokens=4", "align.answers=2",
+        "tune.sequence_length=256", "tune.tokens=1024", "tune.micro_batch_tokens=256",
+        'tune.sample_prompts=["一加一？"]', 'infer.prompts=["一加一？"]', *longest,
+    )  # fmt: skip
+    assert {"reward", "reward_answer", "reward_ends", "kl"} <= read_jsonl(run.stage("align") / "metrics.jsonl")[
+        0
+    ].keys()
 
 
 def test_llama_qlora_on_a_stand_in_of_two_layers(stand_in: Path, tmp_path: Path) -> None:

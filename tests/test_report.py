@@ -44,6 +44,11 @@ COUNTS: dict[str, dict[str, Any]] = {
     "tune": {"steps": 2, "tokens": 200, "final_loss": 1.0, "validation_bits_per_byte": 0.9, "device": "cpu",
              "precision": "float32", "checkpoint": "step-2",
              "conversations": {"read": 9, "train": 6, "validation": 1, "rejected": {"empty_answer": 2}}},
+    "align": {"method": "ppo", "steps": 2, "examples": 16, "final_loss": 0.5, "validation_reward": 0.75, "device": "cpu",
+              "precision": "float32", "checkpoint": "step-2",
+              "examples_prepared": {"read": 8, "train": 6, "validation": 1, "rejected": {"equal": 1}},
+              "reward": {"steps": 4, "validation_accuracy": 0.8},
+              "judged": {"win_rate": 0.625, "interval": {"low": 0.4, "high": 0.8}, "prompts": 20}},
     "infer": {},
     "evaluate": {},
 }  # fmt: skip
@@ -76,6 +81,9 @@ def make_run(folder: Path, *stages: str, name: str = "新闻-小") -> Run:
     if "tune" in stages:
         (run.stage("tune") / "checkpoints" / "step-2").mkdir(parents=True)
         (run.stage("tune") / "metrics.jsonl").write_bytes(METRICS)
+    if "align" in stages:
+        (run.stage("align") / "checkpoints" / "step-2").mkdir(parents=True)
+        (run.stage("align") / "metrics.jsonl").write_bytes(METRICS.replace(b'"tokens"', b'"examples"'))
     if "infer" in stages:
         sample: dict[str, Any] = {"prompt": EVIL, "text": "天气很好。", "tokens": 5, "stopped": "end_of_text"}
         write_json_line(run.stage("infer") / "samples.jsonl", sample)
@@ -262,7 +270,7 @@ def test_key_figures(full: Run) -> None:
         "<b>123k · 12.3 万</b>",
         "<b>300</b>",
         "<b>1.654</b>",
-        "<b>10 s · 10 秒</b>",
+        "<b>12 s · 12 秒</b>",
     ):
         assert figure in text
     assert "1 of 3 steps have no finite loss" in text

@@ -28,16 +28,18 @@ DOMAIN, ANSWERS = "held-out documents", "held-out answers"
 def base_of(context: StageContext) -> Path | None:
     """The model that a run began with, where it was a trained one; None: it began with random weights.
 
-    Of a run that trained and then tuned, what it trained is a station on the way, and before is what was there before both.
+    Of a run that trained, tuned and aligned, what came of the first is a station on the way, and before is what was there before all.
     """
-    tune = context.run.manifest("tune") if "tune" in context.upstream else None
-    if tune is not None and tune["section"].get("base") is not None:
-        return Path(tune["counts"]["base"])
+    stages = [stage for stage in ("align", "tune") if stage in context.upstream]
+    made = [manifest for stage in stages if (manifest := context.run.manifest(stage)) is not None]
+    for manifest in made:
+        if manifest["section"].get("base") is not None:
+            return Path(manifest["counts"]["base"])
     model = context.run.manifest("model")
     given = model["counts"].get("base") if model is not None else None
     if given is not None:
         return Path(given) if (Path(given) / "config.json").is_file() else context.run.stage("model")
-    return Path(tune["counts"]["base"]) if tune is not None else None
+    return Path(made[-1]["counts"]["base"]) if made else None
 
 
 def compare(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jielong.errors import DataError
 from jielong.evaluate.config import Config
 from jielong.progress import Progress
-from jielong.runs import StageContext, write_json
+from jielong.runs import StageContext, trained_stage, write_json
 from jielong.storage import size_of
 from jielong.tokenizer.encoding_arrays import batches
 from jielong.tokenizer.folder import TokenizerFolder
@@ -46,12 +46,12 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     from jielong.runtime import choose_device
     from jielong.train.checkpoints import require_newest
 
-    tuned = "tune" in context.upstream
-    checkpoint = require_newest(context.run.stage("tune" if tuned else "train") / "checkpoints")
+    stage = trained_stage(context.upstream)
+    tuned, checkpoint = stage != "train", require_newest(context.run.stage(stage) / "checkpoints")
     found = {}
     if "tokenizer" in context.upstream:
         found[DOMAIN] = Shards(context.run.stage("tokenizer") / "shards", "validation")
-    if tuned:
+    if "tune" in context.upstream:
         found[ANSWERS] = Shards(context.run.stage("tune") / "data" / "shards", "validation")
     for shards in found.values():
         shards.verify()
@@ -84,7 +84,7 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
                 name: evaluate_files(model, tokenizer, paths, config)["bits_per_byte"] for name, paths in texts.items()
             }
 
-        system = (context.run.manifest("tune") or {"section": {}})["section"].get("system") if tuned else None
+        system = (context.run.manifest(stage) or {"section": {}})["section"].get("system") if tuned else None
         results["compared"] = compare(base, checkpoint, measure, config, tuned, system or "")
     write_json(context.out / "results.json", results)
     return results

@@ -1,4 +1,4 @@
-"""`jielong generate` and `jielong chat`: what they take and what they call.
+"""The commands of the infer stage: what `jielong generate` and `jielong chat` take and what they call, and beside them merge and judge.
 
 Everything heavy is imported inside the functions: the command line reads this file whenever it starts.
 """
@@ -14,6 +14,8 @@ import typer
 
 from jielong.console import RUNS, JsonOpt, ModelArg, RunsOpt, tell
 from jielong.errors import InputError
+from jielong.infer.judging import COMMANDS as JUDGING
+from jielong.infer.merging import COMMANDS as MERGING
 
 Prompt = Annotated[list[str] | None, typer.Option("--prompt", help="Text to continue (repeatable).")]
 PromptsFile = Annotated[Path | None, typer.Option("--prompts-file", help="A UTF-8 file with one prompt a line.")]
@@ -127,4 +129,6 @@ def chat(
 COMMANDS: dict[str, tuple[Callable[..., dict[str, Any] | None], str]] = {
     "generate": (generate, "Continue prompts with a trained model, streaming."),
     "chat": (chat, "Talk with a tuned model, or with two; continue what is typed with any other. /help: commands."),
+    **MERGING,
+    **JUDGING,
 }

@@ -110,7 +110,9 @@ def check_together(sections: dict[str, Section]) -> list[str]:
     infer, model = sections["infer"], sections.get("model")
     assert isinstance(infer, Config)
     problems = (
-        [] if {"train", "tune"} & sections.keys() else ["infer: needs the stage train or tune; add a [train] table"]
+        []
+        if {"train", "tune", "align"} & sections.keys()
+        else ["infer: needs the stage train, tune or align; add a [train] table"]
     )
     if isinstance(model, ModelConfig):
         problems += [f"infer.{problem}" for problem in against_model(infer, model)]

@@ -17,7 +17,7 @@ from jielong.model.hf import load_folder, read_config
 from jielong.model.transformer import CausalLM
 from jielong.progress import say
 from jielong.recipe import parse_section
-from jielong.runs import list_runs
+from jielong.runs import TRAINED, list_runs, writes
 from jielong.runtime import choose_device, has_fast_bfloat16
 from jielong.tokenizer.folder import TokenizerFolder, open_folder
 from jielong.train.checkpoints import newest
@@ -32,12 +32,10 @@ def find_model(model: str, runs_dir: Path) -> Path:
     if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
         return path
     for run in (runs_dir / model, path):
-        for checkpoints in (run / "tune" / "checkpoints", run / "train" / "checkpoints", run / "checkpoints"):
-            if (checkpoint := newest(checkpoints)) is not None:
+        for checkpoints in (*(run / stage / "checkpoints" for stage in TRAINED), run / "checkpoints"):
+            if (checkpoint := newest(checkpoints)) is not None and writes(checkpoint):
                 return checkpoint
-    known_runs = (
-        run for run in list_runs(runs_dir) for stage in ("train", "tune") if newest(run.stage(stage) / "checkpoints")
-    )
+    known_runs = (run for run in list_runs(runs_dir) for stage in TRAINED if newest(run.stage(stage) / "checkpoints"))
     runs = list(dict.fromkeys(run.name for run in known_runs))
     if (runs_dir / model / "recipe.toml").is_file():
         raise InputError(f"MODEL: the run {model!r} has no checkpoint yet; train it first: jielong run {model}")

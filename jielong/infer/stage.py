@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from jielong.infer.config import Config
-from jielong.runs import StageContext, write_bytes
+from jielong.runs import StageContext, trained_stage, write_bytes
 
 FORMAT = 1
 
@@ -26,11 +26,11 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     from jielong.infer.models import open_model
     from jielong.train.checkpoints import require_newest
 
-    tuned = "tune" in context.upstream
-    checkpoint = require_newest(context.run.stage("tune" if tuned else "train") / "checkpoints")
+    stage = trained_stage(context.upstream)
+    checkpoint = require_newest(context.run.stage(stage) / "checkpoints")
     model, tokenizer, _ = open_model(str(checkpoint), context.run.root.parent, config.device, config.precision)
-    if tuned:
-        system = (context.run.manifest("tune") or {"section": {}})["section"].get("system") or ""
+    if stage != "train":
+        system = (context.run.manifest(stage) or {"section": {}})["section"].get("system") or ""
         written = answer_questions(model, tokenizer, list(config.prompts), config, system)
     else:
         written = continue_prompts(model, tokenizer, list(config.prompts), config)

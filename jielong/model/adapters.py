@@ -29,6 +29,7 @@ from torch import Tensor
 from jielong.errors import MissingExtraError, ModelError
 from jielong.model.adapter_config import Adapter
 from jielong.model.frozen import halved
+from jielong.model.heads import SCORE, add_head
 from jielong.model.hf_config import read_config
 from jielong.model.hf_weights import tensors_of, weight_files
 from jielong.model.transformer import CausalLM
@@ -166,7 +167,7 @@ def save_adapter(tensors: Mapping[str, Tensor], adapted: Adapted, folder: Path) 
     whole = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in kept if ".lora_" not in name})
     table = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "SEQ_CLS" if any(name.endswith(SCORE) for name in kept) else "CAUSAL_LM",
         "base_model_name_or_path": str(adapted.base),
         "inference_mode": True,
         "r": doubled * rank,
@@ -302,6 +303,9 @@ def merge(model: CausalLM) -> CausalLM:
 
 def merged(base: CausalLM, folder: Path) -> CausalLM:
     """A base with the adapter of a folder folded in, in place. Raises ModelError where they do not belong together."""
+    tensors = read_tensors(folder)
     attach(base, read_adapter(folder), 0)
-    fill(base, read_tensors(folder), folder)
+    if SCORE in tensors:
+        add_head(base, "score")
+    fill(base, tensors, folder)
     return merge(base)

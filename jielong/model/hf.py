@@ -20,6 +20,7 @@ from jielong.errors import CheckpointError
 from jielong.model.adapters import base_of, is_adapter, merged
 from jielong.model.config import Config
 from jielong.model.frozen import Frozen
+from jielong.model.heads import SCORE, add_head, as_scored, is_scored
 from jielong.model.hf_config import (
     class_of,
     from_hf_config,
@@ -69,18 +70,21 @@ def save_state(
     """
     folder.mkdir(parents=True, exist_ok=True)
     kind = str(state["model.embed_tokens.weight"].dtype).removeprefix("torch.")
-    write_configs(config, kind, folder, end_id, start_id, stop_ids)
+    write_configs(config, kind, folder, end_id, start_id, stop_ids, SCORE in state)
     table = read_config(folder)
-    left_out = HEAD if config.tie_word_embeddings else None
+    left_out = HEAD if config.tie_word_embeddings or SCORE in state else None
     kept = {name: tensor for name, tensor in state.items() if name != left_out}
     write_weights(kept, folder, table["model_type"], max_shard_bytes)
 
 
 def write_configs(
-    config: Config, dtype: str, folder: Path, end_id: int, start_id: int | None, stop_ids: Iterable[int] = ()
-) -> None:
-    """config.json and generation_config.json of a model folder."""
+    config: Config, dtype: str, folder: Path, end_id: int, start_id: int | None, stop_ids: Iterable[int] = (),
+    scored: bool = False,
+) -> None:  # fmt: skip
+    """config.json and generation_config.json of a model folder. scored: of a reward model."""
     table = to_hf_config(config, end_id, start_id) | {"dtype": dtype}
+    if scored:
+        table = as_scored(table)
     ends = list(dict.fromkeys([*sorted(stop_ids), table["eos_token_id"]]))
     write_json(folder / "config.json", table)
     write_json(
@@ -121,7 +125,7 @@ def verify_checksums(folder: Path) -> dict[str, str]:
 def load_folder(folder: Path, attention: str | None = None, frozen: Frozen | None = None) -> CausalLM:
     """Open a Hugging Face folder as our model, float32, on the CPU; its `stored_dtype` is the type on disk.
 
-    A folder with an adapter is opened as its base with the adapter folded in.
+    A folder with an adapter is opened as its base with the adapter folded in; a reward model has a `score`, and no output layer.
 
     attention: the kernel, as in the recipe; None: auto. frozen: how weights that nobody trains are held, and where.
     Raises CheckpointError for a damaged file and ModelError for what can not be represented.
@@ -130,14 +134,17 @@ def load_folder(folder: Path, attention: str | None = None, frozen: Frozen | Non
     if is_adapter(folder):
         assert frozen is None, "a base for adapters is no adapter"
         return merged(load_folder(base_of(folder), attention), folder)
-    config = from_hf_config(read_config(folder), str(folder / "config.json"))
+    table = read_config(folder)
+    config = from_hf_config(table, str(folder / "config.json"))
     if attention is not None:
         config = config.model_copy(update={"attention": attention})
     with torch.device("meta"):
         model = CausalLM(config)
+        if is_scored(table):
+            add_head(model, "score")
         if frozen is not None:
             frozen.swap(model)
-    tied = HEAD if config.tie_word_embeddings else None
+    tied = HEAD if config.tie_word_embeddings or is_scored(table) else None
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     state, stored = read_weights(folder, shapes, tied, *([frozen.take] if frozen is not None else []))
     if tied:

@@ -5,6 +5,7 @@
       adapter_config.json, adapter_model.safetensors                              in its place, where an adapter is trained
       trainer/state.json              step, data position, guard, loss scale, fingerprint of the recipe
       trainer/optimizer.safetensors   trainer/random.safetensors
+      trainer/heads.safetensors       only with PPO: the value head, which is of training alone
       trainer/weights.safetensors     only with ema_decay: model.safetensors is the average then, and training goes on with these
       checksums.json                  of every file; checked before anything is loaded
 
@@ -29,6 +30,7 @@ from torch import Tensor
 from jielong.errors import CheckpointError
 from jielong.model.adapters import Adapted, read_tensors, save_adapter
 from jielong.model.config import Config as ModelConfig
+from jielong.model.heads import SCORE, VALUE
 from jielong.model.hf import CHECKSUMS, HEAD, load_folder, save_state, verify_checksums, write_checksums, write_configs
 from jielong.progress import say
 from jielong.runs import publish, write_json
@@ -39,7 +41,7 @@ from jielong.train.optimizers.averaging import STEPS
 NAME = re.compile(r"step-(\d+)")
 TRAINER, STATE = "trainer", "state.json"
 OPTIMIZER, RANDOM = "optimizer.safetensors", "random.safetensors"
-WEIGHTS = "weights.safetensors"
+WEIGHTS, HEADS = "weights.safetensors", "heads.safetensors"
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -128,11 +130,14 @@ def save(
     try:
         averaged = {name: tensor for name, tensor in snapshot.averaged.items() if name != STEPS}
         ends = (tokenizer.end_id, tokenizer.start_id)
+        weights = {name: tensor for name, tensor in snapshot.weights.items() if name != VALUE}
+        if VALUE in snapshot.weights:
+            save_file({VALUE: snapshot.weights[VALUE]}, str(partial / TRAINER / HEADS))
         if adapted is not None:
-            save_adapter(snapshot.weights, adapted, partial)
-            write_configs(config, "float32", partial, *ends, tokenizer.stop_ids)
+            save_adapter(weights, adapted, partial)
+            write_configs(config, "float32", partial, *ends, tokenizer.stop_ids, SCORE in weights)
         else:
-            save_state(config, averaged or snapshot.weights, partial, *ends, stop_ids=tokenizer.stop_ids)
+            save_state(config, averaged or weights, partial, *ends, stop_ids=tokenizer.stop_ids)
         if averaged:
             tied = HEAD if config.tie_word_embeddings else None
             own = {name: tensor for name, tensor in snapshot.weights.items() if name != tied}
@@ -185,18 +190,24 @@ def read_snapshot(
     weights: False leaves out those that `load_folder` gives; where it gives an average, the weights are in the snapshot all the same.
     """
     optimizer, random = (_tensors(checkpoint, name) for name in (OPTIMIZER, RANDOM))
+    heads = read_heads(checkpoint) if weights else {}
     if adapted is not None:
         given = read_tensors(checkpoint, adapted.adapter) if weights else {}
-        return Snapshot(given, optimizer, random, state.get("scale", {}))
+        return Snapshot(given | heads, optimizer, random, state.get("scale", {}))
     averages = (checkpoint / TRAINER / WEIGHTS).is_file()
     shown = load_folder(checkpoint).state_dict() if weights or averages else {}
     if not averages:
-        return Snapshot(shown, optimizer, random, state.get("scale", {}))
+        return Snapshot(shown | heads, optimizer, random, state.get("scale", {}))
     own = _tensors(checkpoint, WEIGHTS)
     averaged = shown | {STEPS: own.pop(STEPS)}
     if HEAD in shown and HEAD not in own:  # tied
         own[HEAD] = own["model.embed_tokens.weight"]
     return Snapshot(own, optimizer, random, state.get("scale", {}), averaged)
+
+
+def read_heads(checkpoint: Path) -> dict[str, Tensor]:
+    """What a checkpoint keeps of a model beside what it publishes: the value of PPO, or nothing. Raises CheckpointError."""
+    return _tensors(checkpoint, HEADS) if (checkpoint / TRAINER / HEADS).is_file() else {}
 
 
 def _tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:

@@ -40,7 +40,70 @@ class Lisa(Section):
     interval: int = Field(20, description="steps until others are drawn", ge=1)
 
 
-class Config(Section):
+class Loop(Section):
+    """What all trainings say, whatever a step is made of: optimizer, schedule, device, and what is done once in a while."""
+
+    learning_rate: float = Field(1e-3, description="peak learning rate", gt=0)
+    schedule: ScheduleName = Field(
+        "cosine", description="how the learning rate falls after the warm-up; wsd: constant, then down in the last part"
+    )
+    min_learning_rate_ratio: float = Field(
+        0.1, description="the schedule ends at this share of the peak (Chinchilla, arXiv:2203.15556)", ge=0, le=1
+    )
+    warmup_ratio: float = Field(0.02, description="share of the steps in which the learning rate rises", ge=0, lt=1)
+    decay_ratio: float = Field(0.2, description="wsd: share of the steps in which the learning rate falls", gt=0, le=1)
+    optimizer: OptimizerName = Field(
+        "adamw", description="muon: matrices of the blocks by Muon, the rest by AdamW; lion; adamw8bit: bitsandbytes"
+    )
+    muon_rate: float = Field(
+        1.0, description="muon: learning rate of its matrices, times learning_rate (updates have AdamW's size)", gt=0
+    )
+    muon_momentum: float = Field(0.95, description="muon: decay of the momentum (Nesterov's)", ge=0, lt=1)
+    weight_decay: float = Field(0.1, description="decoupled weight decay on matrices, none on norms and biases", ge=0)
+    beta1: float = Field(0.9, description="AdamW's and Lion's decay of the first moment", ge=0, lt=1)
+    beta2: float = Field(
+        0.95, description="AdamW's decay of the second moment, Lion's of its only one (0.99 is usual there)", ge=0, lt=1
+    )
+    adam_epsilon: float = Field(1e-8, description="AdamW's epsilon", gt=0)
+    adapter: Adapter | None = Field(
+        None,
+        description="train small matrices beside frozen weights (LoRA and its kin); needs model.base; none: all weights",
+    )
+    grad_clip: float | None = Field(1.0, description="gradients are scaled down to this norm; none: never", gt=0)
+    guard: Guard = harmless(Guard(), "what happens to a step whose loss or gradients are out of the ordinary")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train")
+    precision: Literal["auto", "bfloat16", "float16", "float32", "tf32", "fp8"] = Field(
+        "auto",
+        description="arithmetic of matrix products; auto: bfloat16 where the device is fast at it, float16 on a V100",
+    )
+    recompute: bool = harmless(
+        False,
+        "keep only each block's input for the backward pass and compute the rest again: less memory, a third more work",
+    )
+    evaluate_every_steps: int | None = harmless(
+        100, "validation every so many steps, and at the end; none: at the end", ge=1
+    )
+    sample_every_steps: int | None = harmless(200, "continue the sample prompts every so many steps; none: never", ge=1)
+    sample_tokens: int = harmless(32, "length of a sample, tokens", ge=1)
+    sample_prompts: tuple[str, ...] = harmless((), "prompts of the samples; none: infer.prompts", strict=False)
+    save_every_minutes: float | None = harmless(3.0, "a checkpoint at least so often; none: by steps only", gt=0)
+    save_every_steps: int | None = harmless(None, "a checkpoint every so many steps", ge=1)
+    keep_checkpoints: int = harmless(2, "how many of the newest checkpoints are kept", ge=1)
+    keep_every_steps: int | None = harmless(None, "save and keep a checkpoint every so many steps, too", ge=1)
+    async_checkpoints: bool = harmless(
+        True, "write checkpoints beside the training, from a copy in memory; false: training waits for the disk"
+    )
+    trackers: tuple[Literal["tensorboard", "wandb", "swanlab"], ...] = harmless(
+        (), "also send metrics there (extra trackers); metrics.jsonl is always written", strict=False
+    )
+    tracker_project: str = harmless("jielong", "name of the project there")
+    tracker_online: bool = harmless(False, "wandb, swanlab: send over the network; false: to files in train/trackers")
+    log_every_steps: int = harmless(
+        20, "a line on the console every so many steps (every step is in metrics.jsonl)", ge=1
+    )
+
+
+class Config(Loop):
     """How the model is trained. Quantities are in tokens; a step is one optimizer step."""
 
     rivals: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"epochs", "tokens"}),)
@@ -74,47 +137,19 @@ class Config(Section):
         description="packed: documents end to end; whole: none is divided, as many in a row as fit; truncated: one a row, cut and padded",
     )
     document_mask: bool = Field(True, description="attention and positions stay inside a document of a packed row")
-    learning_rate: float = Field(1e-3, description="peak learning rate", gt=0)
-    schedule: ScheduleName = Field(
-        "cosine", description="how the learning rate falls after the warm-up; wsd: constant, then down in the last part"
-    )
-    min_learning_rate_ratio: float = Field(
-        0.1, description="the schedule ends at this share of the peak (Chinchilla, arXiv:2203.15556)", ge=0, le=1
-    )
-    warmup_ratio: float = Field(0.02, description="share of the steps in which the learning rate rises", ge=0, lt=1)
-    decay_ratio: float = Field(0.2, description="wsd: share of the steps in which the learning rate falls", gt=0, le=1)
-    optimizer: OptimizerName = Field(
-        "adamw", description="muon: matrices of the blocks by Muon, the rest by AdamW; lion; adamw8bit: bitsandbytes"
-    )
-    muon_rate: float = Field(
-        1.0, description="muon: learning rate of its matrices, times learning_rate (updates have AdamW's size)", gt=0
-    )
-    muon_momentum: float = Field(0.95, description="muon: decay of the momentum (Nesterov's)", ge=0, lt=1)
-    weight_decay: float = Field(0.1, description="decoupled weight decay on matrices, none on norms and biases", ge=0)
-    beta1: float = Field(0.9, description="AdamW's and Lion's decay of the first moment", ge=0, lt=1)
-    beta2: float = Field(
-        0.95, description="AdamW's decay of the second moment, Lion's of its only one (0.99 is usual there)", ge=0, lt=1
-    )
-    adam_epsilon: float = Field(1e-8, description="AdamW's epsilon", gt=0)
     ema_decay: float | None = Field(
         None,
         description="checkpoints hold an average of the weights, decaying by this a step; none: the weights",
         gt=0,
         lt=1,
     )
-    adapter: Adapter | None = Field(
-        None,
-        description="train small matrices beside frozen weights (LoRA and its kin); needs model.base; none: all weights",
-    )
     lisa: Lisa | None = Field(
         None,
         description="train all weights, but only some blocks at a time, drawn anew every so many steps: less memory; none: all",
     )
-    grad_clip: float | None = Field(1.0, description="gradients are scaled down to this norm; none: never", gt=0)
     z_loss: float = Field(
         0.0, description="weight of log(Z)^2, which keeps logits small (PaLM used 1e-4, arXiv:2204.02311)", ge=0
     )
-    guard: Guard = harmless(Guard(), "what happens to a step whose loss or gradients are out of the ordinary")
     engine: Literal["torch", "deepspeed", "hf"] = harmless(
         "torch", "torch; deepspeed: ZeRO; hf: transformers.Trainer; each goes on from the others' checkpoints"
     )
@@ -130,39 +165,9 @@ class Config(Section):
     cpu_offload: bool = harmless(
         False, "deepspeed: the optimizer's state in the machine's memory; needs zero_stage 1 to 3"
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train")
-    precision: Literal["auto", "bfloat16", "float16", "float32", "tf32", "fp8"] = Field(
-        "auto",
-        description="arithmetic of matrix products; auto: bfloat16 where the device is fast at it, float16 on a V100",
-    )
-    recompute: bool = harmless(
-        False,
-        "keep only each block's input for the backward pass and compute the rest again: less memory, a third more work",
-    )
     compile: bool = Field(False, description="torch.compile the model (a minute at the start, faster steps after)")
-    evaluate_every_steps: int | None = harmless(
-        100, "validation every so many steps, and at the end; none: at the end", ge=1
-    )
     validation_tokens: int = harmless(50_000, "validation while training stops after so many tokens", ge=1)
-    sample_every_steps: int | None = harmless(200, "continue the sample prompts every so many steps; none: never", ge=1)
-    sample_tokens: int = harmless(32, "length of a sample, tokens", ge=1)
-    sample_prompts: tuple[str, ...] = harmless((), "prompts of the samples; none: infer.prompts", strict=False)
-    save_every_minutes: float | None = harmless(3.0, "a checkpoint at least so often; none: by steps only", gt=0)
-    save_every_steps: int | None = harmless(None, "a checkpoint every so many steps", ge=1)
-    keep_checkpoints: int = harmless(2, "how many of the newest checkpoints are kept", ge=1)
     keep_best: bool = harmless(False, "save and keep the checkpoint with the lowest validation bits per byte, too")
-    keep_every_steps: int | None = harmless(None, "save and keep a checkpoint every so many steps, too", ge=1)
-    async_checkpoints: bool = harmless(
-        True, "write checkpoints beside the training, from a copy in memory; false: training waits for the disk"
-    )
-    trackers: tuple[Literal["tensorboard", "wandb", "swanlab"], ...] = harmless(
-        (), "also send metrics there (extra trackers); metrics.jsonl is always written", strict=False
-    )
-    tracker_project: str = harmless("jielong", "name of the project there")
-    tracker_online: bool = harmless(False, "wandb, swanlab: send over the network; false: to files in train/trackers")
-    log_every_steps: int = harmless(
-        20, "a line on the console every so many steps (every step is in metrics.jsonl)", ge=1
-    )
 
     @model_validator(mode="after")
     def _check(self) -> Config:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,7 @@ from typing import Any
 import orjson
 
 from jielong.runs import write_bytes
-from jielong.tokenizer.folder import TokenizerFolder
-from jielong.tokenizer.shards.reading import Shards
 from jielong.train.config import Guard as Config
-from jielong.train.loader import Span
 
 NEAR = 20  # steps after going back within which the same trouble is the learning rate's
 LEAST_DEVIATION = 0.05  # of the median
@@ -141,19 +138,8 @@ class Guard:
         return new.rollbacks <= self.config.max_rollbacks
 
 
-def texts(spans: Iterable[Span], shards: Shards, tokenizer: TokenizerFolder) -> list[dict[str, Any]]:
-    """Pieces of documents in rows as text, each with its place and source."""
-    return [
-        {"row": span.row, "document": span.document, "source": shards.source_of(span.document), "begin": span.begin,
-         "end": span.end, "text": tokenizer.decode(shards.targets(span.document)[span.begin : span.end].tolist())}
-        for span in spans
-    ]  # fmt: skip
-
-
-def dump(
-    path: Path, heading: dict[str, Any], spans: Iterable[Span], shards: Shards, tokenizer: TokenizerFolder
-) -> None:
+def dump(path: Path, heading: dict[str, Any], texts: list[dict[str, Any]]) -> None:
     """Write the text of a step's rows as JSON lines: the heading, then every piece of a document with its place and source."""
-    lines = [heading, *texts(spans, shards, tokenizer)]
+    lines = [heading, *texts]
     before = path.read_bytes() if path.exists() else b""  # the same step again, after going back
     write_bytes(path, before + b"".join(orjson.dumps(line) + b"\n" for line in lines))

@@ -26,13 +26,16 @@ from jielong.train import mixing
 from jielong.train.config import Config, check_processes
 from jielong.train.control.steering import Steering
 from jielong.train.guard import Guard
-from jielong.train.loader import Loader
+from jielong.train.loader import Loader, LoaderState, open_loader
 from jielong.train.mixing import Mix
 from jielong.train.phases import mix_of
 from jielong.train.schedules import learning_rate
 from jielong.train.stretches import Stretch, levels
 
-Validate = Callable[[CausalLM, AbstractContextManager[Any]], dict[str, float]]  # -> {"loss", "bits_per_byte"}
+Validate = Callable[[CausalLM, AbstractContextManager[Any]], dict[str, float]]  # -> {"loss", "bits_per_byte", ...}
+OpenLoader = Callable[
+    [LoaderState | None], Any
+]  # from a state on (None: from the beginning), what has a Loader's methods
 Sample = Callable[[CausalLM, int], list[dict[str, Any]]]  # (model, step) -> [{"prompt", "text"}, ...]
 Generate = Callable[[CausalLM, list[str], dict[str, Any]], list[dict[str, Any]]]  # (model, prompts, settings)
 
@@ -157,7 +160,7 @@ class Job:
     plan: Plan
     model: ModelConfig
     folder: Path  # train/, where checkpoints, metrics and samples go
-    shards: Shards
+    shards: Shards | None
     tokenizer: TokenizerFolder
     seed: int
     fingerprint: str
@@ -165,6 +168,8 @@ class Job:
     sample: Sample
     generate: Generate | None = None  # any prompts; raises a JielongError for settings that are out of bounds
     adapted: Adapted | None = None  # where an adapter is trained
+    rows: OpenLoader | None = None  # what gives the rows of a step; None: a loader of the shards
+    unit: str = "tokens"  # what the plan counts
 
     @cached_property
     def configs(self) -> tuple[Config, ...]:
@@ -175,6 +180,16 @@ class Job:
     def mix(self) -> Mix | None:
         """What is read, said by the run or by its phases."""
         return self.config.mix or mix_of(self.config.phases, [stretch.tokens for stretch in self.plan.stretches])
+
+    def open_rows(self, sequence_length: int, state: LoaderState | None) -> Loader:
+        """What gives the rows of each step, from a state on; None: from the beginning."""
+        if self.rows is not None:
+            found: Loader = self.rows(state)
+            return found
+        assert self.shards is not None
+        return open_loader(
+            self.config.packing, self.shards, sequence_length, self.seed, state, self.mix, self.plan.tokens
+        )
 
     def learning_rate(self, step: int) -> float:
         """Of optimizer step 1 ... total_steps: by the schedule of its phase, or by the run's."""
@@ -197,7 +212,7 @@ class Position:
     fresh: bool = True  # it did not begin from a checkpoint
     seconds: float = 0.0
     loss: float | None = None  # of the last step that was taken
-    validation: dict[str, float] = field(default_factory=lambda: {"bits_per_byte": math.nan})
+    validation: dict[str, float] = field(default_factory=dict)
     validated_step: int = -1
     phase: int = 0  # whose optimizer and rows the engine and the loader have
     steering: Steering = field(default_factory=Steering)  # what a person changed

@@ -131,7 +131,7 @@ def _validated(checkpoint: Path) -> float | None:
     """The validation bits per byte that were measured at a checkpoint's own step."""
     try:
         state = orjson.loads((checkpoint / checkpoints.TRAINER / checkpoints.STATE).read_bytes())
-        measured = state["validation"]["bits_per_byte"] if state.get("validated_step") == state["step"] else None
+        measured = state["validation"].get("bits_per_byte") if state.get("validated_step") == state["step"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return measured if isinstance(measured, float) else None

@@ -37,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jielong.errors import ShardError
+from jielong.tokenizer.folder import TokenizerFolder
 from jielong.tokenizer.shards.reading import Shards
 from jielong.tokenizer.shards.views import IGNORE as IGNORE  # evaluation takes it from here
 from jielong.train.mixing import Mix
@@ -146,6 +147,15 @@ class Loader:
     def spans(self, state: LoaderState, rows: int) -> list[Span]:
         """What stands in the `rows` rows behind a state, piece by piece. Nothing is moved, and no token is read."""
         return _walk_plainly(self.shards, self.order, self.length, state, rows, self.truncated)[0]
+
+    def texts(self, state: LoaderState, rows: int, tokenizer: TokenizerFolder) -> list[dict[str, Any]]:
+        """The same as text, each piece with its place and source."""
+        return [
+            {"row": span.row, "document": span.document, "source": self.shards.source_of(span.document),
+             "begin": span.begin, "end": span.end,
+             "text": tokenizer.decode(self.shards.targets(span.document)[span.begin : span.end].tolist())}
+            for span in self.spans(state, rows)
+        ]  # fmt: skip
 
 
 class PackedLoader(Loader):

@@ -21,6 +21,7 @@ from jielong.metrics import JsonLines, keep_until, read_jsonl
 from jielong.progress import Progress, human_count, say
 from jielong.runs import now
 from jielong.trackers import Trackers, open_trackers
+from jielong.train.control.telling import in_words
 
 if TYPE_CHECKING:
     from jielong.train.job import Job
@@ -39,6 +40,7 @@ class Logbook:
         total_steps: int,
         tokens_after: Callable[[int], int],
         trackers: Trackers | None = None,
+        unit: str = "tokens",
     ) -> None:
         """Cut the files back to what the checkpoint of `step` saw (None: there is none), and open them.
 
@@ -48,7 +50,7 @@ class Logbook:
         self._trackers = trackers or Trackers()
         self.folder, self.writes = folder, writes
         self.total_steps, self._tokens_after = total_steps, tokens_after
-        self._bar = Progress("train", tokens_after(total_steps), "tokens")
+        self._bar = Progress("train", tokens_after(total_steps), unit)
         self._bar.start_at(tokens_after(max(0, step)))
         if writes:
             keep_until(folder / METRICS, step)
@@ -145,12 +147,19 @@ def console_line(record: dict[str, Any], total_steps: int) -> str:
     norm = "not finite" if record["grad_norm"] is None else f"{record['grad_norm']:.2f}"
     line = (
         f"step {record['step']:>6}/{total_steps}  loss {loss}  lr {record['learning_rate']:.2e}  "
-        f"norm {norm}  {human_count(record['tokens_per_second'])} tokens/s"
+        f"norm {norm}  {_speed(record)}"
     )
     if "skipped" in record:
         line += "  not taken"
     if "expert_share_max" in record:
         line += f"  busiest expert {record['expert_share_max']:.0%}"
-    if "validation_bits_per_byte" in record:
-        line += f"  validation {record['validation_bits_per_byte']:.4f} bits/byte"
+    prefix = "validation_"
+    if measured := {name.removeprefix(prefix): record[name] for name in record if name.startswith(prefix)}:
+        line += f"  validation {in_words(measured)}"
     return line
+
+
+def _speed(record: dict[str, Any]) -> str:
+    if "tokens_per_second" in record:
+        return f"{human_count(record['tokens_per_second'])} tokens/s"
+    return f"{record['examples_per_second']:.2f} examples/s"

@@ -28,11 +28,12 @@ from jielong.train import checkpoints
 from jielong.train.config import Config
 from jielong.train.control.listener import Listener
 from jielong.train.control.steering import Steering, made_by_hand
+from jielong.train.control.telling import in_words
 from jielong.train.engines.interface import Engine
 from jielong.train.guard import Guard, dump
 from jielong.train.job import Job, Position
 from jielong.train.keeping import Keeper
-from jielong.train.loader import LoaderState, Mixed, Step, open_loader
+from jielong.train.loader import LoaderState, Mixed, Step
 from jielong.train.logbook import Logbook, trackers_of
 from jielong.train.optimizers.sampling import working_blocks
 from jielong.train.transitions import move_on, put_into
@@ -58,6 +59,7 @@ def train(
             run.total_steps,
             run.tokens_after,
             trackers_of(job, world.first),
+            job.unit,
         ) as log,
         Keeper(job.config, job.model, job.tokenizer, job.folder / "checkpoints", job.adapted) as keeper,
         nullcontext(stop) if stop is not None else graceful_stop() as stop,
@@ -114,6 +116,7 @@ class Steps:
         due = world.first and minutes is not None and self._started - self._saved_at > 60 * minutes
         asked = [float(self._stop()), float(due), float(self._listener.waiting())]
         self._sums, self._used = torch.tensor([0.0, 0.0, *asked], device=self.engine.device), None
+        self._told = dict[str, Any]()
         self.rows = self.at.loader.step(here.rows(step), here.rows_per_micro_batch, world.rank, world.size)
         self._waited = time.monotonic() - self._started
         return self.rows
@@ -124,6 +127,10 @@ class Steps:
         self._sums[1] += losses.auxiliary.detach() / self.rows.labels
         if losses.expert_use_LE is not None:
             self._used = losses.expert_use_LE if self._used is None else self._used + losses.expert_use_LE
+
+    def tell(self, **figures: Any) -> None:
+        """Figures for the step's record, before `decide`."""
+        self._told |= figures
 
     def decide(self, learning_rate: float) -> None:
         """All gradients are there: take the step, or not. The decision is made before the step, and is the same on all ranks."""
@@ -156,10 +163,10 @@ class Steps:
         """What is written of the step."""
         config, run, at = self.job.config, self.job.plan, self.at
         rate = run.tokens_of(at.step) / (time.monotonic() - self._started)
-        record: dict[str, Any] = {"step": at.step, "tokens": run.tokens_after(at.step), "loss": _number(loss),
+        record: dict[str, Any] = {"step": at.step, self.job.unit: run.tokens_after(at.step), "loss": _number(loss),
                   "learning_rate": learning_rate, "grad_norm": _number(self._stepped.norm),
-                  "tokens_per_second": round(rate, 1), "seconds": round(at.tick(), 3),
-                  "loader_seconds": round(self._waited, 6), **self._listener.measured(rate)}  # fmt: skip
+                  f"{self.job.unit}_per_second": round(rate, 1), "seconds": round(at.tick(), 3),
+                  "loader_seconds": round(self._waited, 6), **self._listener.measured(rate), **self._told}  # fmt: skip
         if config.phases:
             record["phase"] = at.phase
         if config.packing != "packed":
@@ -187,7 +194,7 @@ class Steps:
         if last or (config.evaluate_every_steps and step % config.evaluate_every_steps == 0):
             self._listener.say("validating")
             validate(job, engine, at)
-            record |= {f"validation_{key}": at.validation[key] for key in ("loss", "bits_per_byte")}
+            record |= {f"validation_{key}": at.validation[key] for key in sorted(at.validation)}
         if config.sample_every_steps and (step % config.sample_every_steps == 0 or last):
             log.sample(step, self._listener.samples(step))
         log.record(record, step % config.log_every_steps == 0 or last or "validation_loss" in record)
@@ -252,9 +259,7 @@ def resume(job: Job, engine: Engine) -> Position:
     else:
         torch.manual_seed(job.seed + engine.world.rank)
     here = job.plan.behind(trainer.get("step", 0))
-    loader = open_loader(
-        job.config.packing, job.shards, here.sequence_length, job.seed, state, job.mix, job.plan.tokens
-    )
+    loader = job.open_rows(here.sequence_length, state)
     guard = Guard(job.config.guard, job.model.vocabulary, trainer.get("guard"))
     at = Position(trainer.get("step", 0), loader, guard, newest is None, phase=here.phase)
     if newest is not None:
@@ -290,7 +295,7 @@ def save_by_step(config: Config, at: Position, keeper: Keeper) -> bool:
     every = (config.save_every_steps, config.keep_every_steps)
     if any(steps and at.step % steps == 0 for steps in every):
         return True
-    measured = at.validation["bits_per_byte"]
+    measured = at.validation.get("bits_per_byte", math.nan)
     if not (config.keep_best and at.validated_step == at.step and math.isfinite(measured)):
         return False
     return keeper.best is None or measured < keeper.best
@@ -300,7 +305,7 @@ def first_look(job: Job, engine: Engine, at: Position, keeper: Keeper, log: Logb
     """Validation, samples and a checkpoint before the first step; going back needs one, too."""
     validate(job, engine, at)
     if log.writes:
-        say(f"{job.folder.name}: {at.validation['bits_per_byte']:.4f} bits/byte before the first step")
+        say(f"{job.folder.name}: {in_words(at.validation)} before the first step")
     if job.config.sample_every_steps:
         log.sample(0, listener.samples(0))
     save(job, engine, at, keeper, log)
@@ -323,9 +328,9 @@ def counts(job: Job, at: Position, device: str, precision: str) -> dict[str, Any
     newest = checkpoints.require_newest(job.folder / "checkpoints")
     return mixed | {
         "steps": at.step,
-        "tokens": run.tokens_after(at.step),
+        job.unit: run.tokens_after(at.step),
         "final_loss": at.loss,
-        "validation_bits_per_byte": at.validation["bits_per_byte"],
+        **{f"validation_{key}": value for key, value in sorted(at.validation.items())},
         "device": device,
         "precision": precision,
         "engine": job.config.engine,
@@ -333,7 +338,7 @@ def counts(job: Job, at: Position, device: str, precision: str) -> dict[str, Any
         "not_taken": at.guard.state.refused,
         "rolled_back": at.guard.state.returned,
         "learning_rate_factor": at.guard.state.rate,
-        "tokens_per_second": run.tokens_after(at.step) / max(at.seconds, 1e-9),
+        f"{job.unit}_per_second": run.tokens_after(at.step) / max(at.seconds, 1e-9),
         "train_seconds": at.seconds,
         "checkpoint": str(newest.relative_to(job.folder)),
     }
@@ -355,7 +360,7 @@ def _not_taken(
     if log.writes:
         heading = {"step": at.step, "reason": why, "loss": record["loss"], "grad_norm": record["grad_norm"]}
         try:
-            dump(path, heading, at.loader.spans(before, job.plan.at(at.step).rows(at.step)), job.shards, job.tokenizer)
+            dump(path, heading, at.loader.texts(before, job.plan.at(at.step).rows(at.step), job.tokenizer))
         except OSError as error:
             say(f"train: warning: {path} was not written ({error})")
     return at.guard.hit()
@@ -414,7 +419,7 @@ def _proven(folder: Path, guard: Guard) -> Path:
 
 def _measured(found: dict[str, Any] | None) -> dict[str, float]:
     """Figures of a validation; JSON has no word for those that are not finite."""
-    return {key: math.nan if value is None else value for key, value in (found or {"bits_per_byte": None}).items()}
+    return {key: math.nan if value is None else value for key, value in (found or {}).items()}
 
 
 def _number(value: float) -> float | None:

@@ -1,6 +1,6 @@
 """What was set aside, in the format of the data stage's rejects (data/documents.py): Parquet, a row a record, with reason and place.
 
-`text` is the record as it stands in its file, cut; `stage` is tune, `rule` a key of checking.REASONS. Rows are written a row group at a
+`text` is the record as it stands in its file, cut; `stage` is tune (or align), `rule` a key of its checking.REASONS. Rows are written a row group at a
 time, so memory is bounded, and the same rows give the same bytes.
 """
 
@@ -24,7 +24,8 @@ REPEATED = ("source", "stage", "rule", "file")
 class Rejects:
     """Writes a file of rejects. Use as a context manager."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stage: str = "tune") -> None:
+        self._stage = stage
         path.parent.mkdir(parents=True, exist_ok=True)
         self._rows, self._size = list[dict[str, Any]](), 0
         self._writer = pa.parquet.ParquetWriter(
@@ -50,7 +51,7 @@ class Rejects:
         """Write one record that was set aside."""
         data = text.encode("utf-8")
         meta = orjson.dumps({"file": file, "line": line}).decode()
-        values = (text_id(data), text, source, meta, "tune", reason, detail, file, line)
+        values = (text_id(data), text, source, meta, self._stage, reason, detail, file, line)
         self._rows.append(dict(zip(REJECT_SCHEMA.names, values, strict=True)))
         self._size += len(data)
         if self._size >= ROW_GROUP_BYTES:

@@ -94,14 +94,16 @@ def run(
     return counts | {"base": str(base.resolve()), "conversations": told}
 
 
-def open_template(config: Config, tokenizer: TokenizerFolder) -> ChatTemplate:
-    """The template that conversations are written with. Raises RecipeError where its tokens are not in the vocabulary."""
+def open_template(config: Any, tokenizer: TokenizerFolder, table: str = "tune") -> ChatTemplate:
+    """The template that conversations are written with, as the table of a stage says. Raises RecipeError where its tokens are not in the
+    vocabulary.
+    """
     from jielong.tune.sources import template_text
 
-    template = ChatTemplate(tokenizer, template_text(config, Path.cwd()))
+    template = ChatTemplate(tokenizer, template_text(config, Path.cwd(), table))
     if not template.ends:
         raise RecipeError(
-            "tune.template: the tokenizer has none of the template's special tokens as one, so that no answer would have an end; "
+            f"{table}.template: the tokenizer has none of the template's special tokens as one, so that no answer would have an end; "
             f"give a template for {tokenizer.path}, or extend it"
         )
     return template

@@ -26,7 +26,7 @@ def rows(*arguments: object) -> list[dict[str, Any]]:
 
 
 def test_the_commands() -> None:
-    assert set(COMMANDS) == {"generate", "chat"}
+    assert set(COMMANDS) == {"generate", "chat", "merge", "judge"}
 
 
 def test_several_prompts_together_say_what_they_say_alone(model_folder: Path) -> None:

@@ -12,7 +12,7 @@ from jielong.tokenizer.folder import TokenizerFolder
 from jielong.tokenizer.shards.reading import Shards
 from jielong.train.config import Guard as Config
 from jielong.train.guard import Guard, dump
-from jielong.train.loader import Span
+from jielong.train.loader import PackedLoader, Span
 
 
 def settled(**settings: float) -> Guard:
@@ -127,9 +127,11 @@ def test_the_state_is_json() -> None:
 def test_the_dump_is_readable_text(corpus: Path, tokenizer: TokenizerFolder, tmp_path: Path) -> None:
     shards = Shards(corpus / "shards", "train")
     ids = shards.targets(3)
-    spans = [Span(0, 3, 0, len(ids)), Span(1, 5, 2, 6)]
+    loader = PackedLoader(shards, 16, 1)
+    loader.spans = lambda state, rows: [Span(0, 3, 0, len(ids)), Span(1, 5, 2, 6)]  # type: ignore[method-assign]
+    texts = loader.texts(loader.state, 2, tokenizer)
     for _ in range(2):  # the same step again is added
-        dump(tmp_path / "spikes" / "step.jsonl", {"step": 4, "reason": "loss is nan"}, spans, shards, tokenizer)
+        dump(tmp_path / "spikes" / "step.jsonl", {"step": 4, "reason": "loss is nan"}, texts)
     lines = [orjson.loads(line) for line in (tmp_path / "spikes" / "step.jsonl").read_bytes().splitlines()]
     assert len(lines) == 6 and lines[3:] == lines[:3]
     assert lines[0]["reason"] == "loss is nan" and lines[1]["text"].startswith("第3条新闻：中国人民")

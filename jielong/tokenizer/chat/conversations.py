@@ -160,7 +160,10 @@ def _alpaca(record: Mapping[str, Any]) -> list[Message]:
         more = _text(record["input"], "field 'input'")
         question = f"{question}\n{more}" if question.strip() else more
     turns = list[Message]()
-    for number, old in enumerate(record.get("history") or [], 1):
+    history = record.get("history") or []
+    if not isinstance(history, Sequence) or isinstance(history, str):
+        raise Unfit("unknown_form", f"history is no list, got {_quoted(history)}")
+    for number, old in enumerate(history, 1):
         if not isinstance(old, Sequence) or isinstance(old, str) or len(old) != 2:
             raise Unfit("unknown_form", f"history {number} is no pair of question and answer, got {_quoted(old)}")
         texts = [_text(part, f"history {number}") for part in old]

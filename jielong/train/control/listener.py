@@ -34,7 +34,6 @@ from jielong.train.control.steering import EVENT, REFUSED
 from jielong.train.control.telling import born, one_line, shown
 from jielong.train.engines.interface import Engine
 from jielong.train.gauges import memory_bytes, mfu, peak_of
-from jielong.train.guard import texts
 from jielong.train.job import Job, Position
 from jielong.train.loader import LoaderState
 from jielong.train.logbook import Logbook
@@ -92,11 +91,13 @@ class Listener:
 
     def measured(self, tokens_per_second: float) -> dict[str, Any]:
         """What a step's record says of the device: share of its peak (where that is known), and bytes, a second old at most."""
+        if time.monotonic() - self._weighed > STATUS_SECONDS:
+            self._memory, self._weighed = memory_bytes(self.engine.device), time.monotonic()
+        if self.job.unit != "tokens":  # examples of any length
+            return {"memory": self._memory}
         length = self.job.plan.at(self.at.step).sequence_length
         if length not in self._flops:
             self._flops[length] = flops_per_token(self.job.model, length)
-        if time.monotonic() - self._weighed > STATUS_SECONDS:
-            self._memory, self._weighed = memory_bytes(self.engine.device), time.monotonic()
         share = mfu(tokens_per_second, self._flops[length], self.peak, self.engine.world.size)
         return {**({} if share is None else {"mfu": round(share, 6)}), "memory": self._memory}
 
@@ -106,7 +107,7 @@ class Listener:
         self._record, self._rows = record, (before, plan.at(step).rows(step))
         took, self._clock = time.monotonic() - self._clock, time.monotonic()
         if self._seen:  # not the first step of a process, which warms up
-            self._rate.add(record["tokens_per_second"])
+            self._rate.add(record[f"{self.job.unit}_per_second"])
             self._pace.add(took / plan.tokens_of(step))
         self._seen = True
         if time.monotonic() - self._said > STATUS_SECONDS:
@@ -152,16 +153,16 @@ class Listener:
         at, record, plan = self.at, self._record, self.job.plan
         left, rate, pace = plan.tokens - plan.tokens_after(at.step), self._rate.mean, self._pace.mean
         seconds = at.seconds + (0.0 if self.paused else time.monotonic() - at.started)
-        bits = at.validation["bits_per_byte"]
-        share, last = record.get("mfu"), record.get("tokens_per_second")
+        bits, unit = at.validation.get("bits_per_byte", math.nan), self.job.unit
+        share, last = record.get("mfu"), record.get(f"{unit}_per_second")
         if share is not None and rate is not None and last:  # beside the mean speed its share, not the last step's
             share = round(share * rate / last, 6)
         return {
             "pid": os.getpid(), "born": self._born, "host": platform.node(), "state": self._state, "time": time.time(),
             "started": self._started, "step": at.step, "total_steps": plan.total_steps, "phase": record.get("phase"), "loss": at.loss,
             "validation_bits_per_byte": bits if bits == bits else None, "learning_rate": record.get("learning_rate"),
-            "grad_norm": record.get("grad_norm"), "tokens": record.get("tokens"),
-            "tokens_per_second": None if rate is None else round(rate, 1), "mfu": share,
+            "grad_norm": record.get("grad_norm"), unit: record.get(unit),
+            f"{unit}_per_second": None if rate is None else round(rate, 1), "mfu": share,
             "memory": record.get("memory"), "elapsed": round(seconds, 1),
             "eta": None if pace is None else round(left * pace, 1),
             "learning_rate_factor": at.steering.rate,
@@ -336,8 +337,7 @@ class Listener:
         if self._rows is None:
             return {"ok": False, "text": "batch: no step was made since the run began; wait for one"}
         before, whole = self._rows
-        spans = self.at.loader.spans(before, min(rows, whole))
-        parts = texts(spans, self.job.shards, self.job.tokenizer)
+        parts = self.at.loader.texts(before, min(rows, whole), self.job.tokenizer)
         lines = [f"row {p['row']}, document {p['document']:,} of {p['source']}, tokens {p['begin']:,} to {p['end']:,}:\n{p['text']}"
                  for p in parts]  # fmt: skip
         more = f"\n({whole - rows:,} more rows)" if whole > rows else ""

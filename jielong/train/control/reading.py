@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from jielong.errors import RunError
-from jielong.runs import list_runs, open_run
+from jielong.runs import TRAINED, list_runs, open_run
 from jielong.train.control.mailbox import Mailbox
 from jielong.train.control.telling import alive, standing
 from jielong.train.logbook import HISTORY, METRICS
@@ -96,9 +96,9 @@ class Reader:
 
 
 def train_folder(runs_dir: Path, name: str) -> Path:
-    """The folder of a run's training: train/, or tune/ once that has begun. Raises RunError where there is neither."""
+    """The folder of a run's training: train/, tune/ once that has begun, then align/. Raises RunError where there is none."""
     run = open_run(runs_dir, name)
-    folder = run.stage("tune") if run.stage("tune").is_dir() else run.stage("train")
+    folder = next((run.stage(stage) for stage in TRAINED if run.stage(stage).is_dir()), run.stage("train"))
     if not folder.is_dir():
         known = ", ".join(found.name for found in list_runs(runs_dir)) or "none yet"
         there = "its training has not begun" if run.root.is_dir() else f"runs there: {known}"

@@ -22,6 +22,7 @@ FORMS: dict[str, tuple[str, str, Callable[[Any], str]]] = {
     "learning_rate": ("learning rate", "lr {}", lambda value: f"{value:.3e}"),
     "grad_norm": ("gradient norm", "norm {}", lambda value: f"{value:.3f}"),
     "tokens_per_second": ("speed", "{}", lambda value: f"{human_count(value)} tokens/s"),
+    "examples_per_second": ("speed", "{}", lambda value: f"{value:.2f} examples/s"),
     "mfu": ("MFU", "MFU {}", lambda value: f"{value:.1%}"),
     "memory": ("memory", "{}", human_bytes),
     "elapsed": ("trained for", "", human_seconds),
@@ -31,7 +32,11 @@ FORMS: dict[str, tuple[str, str, Callable[[Any], str]]] = {
 
 def figures(status: dict[str, Any]) -> list[tuple[str, str]]:
     """Names and figures of a status, for a table; "-" for what is not known."""
-    return [(name, "-" if status.get(key) is None else form(status[key])) for key, (name, _, form) in FORMS.items()]
+    return [
+        (name, "-" if status.get(key) is None else form(status[key]))
+        for key, (name, _, form) in FORMS.items()
+        if key in status or not key.endswith("_per_second")
+    ]
 
 
 def one_line(status: dict[str, Any]) -> str:
@@ -43,6 +48,13 @@ def one_line(status: dict[str, Any]) -> str:
         line.format(form(status[key])) for key, (_, line, form) in FORMS.items() if line and status.get(key) is not None
     ]
     return ", ".join(parts)
+
+
+def in_words(validation: dict[str, float]) -> str:
+    """What a validation found, in one line: "1.2345 bits/byte", or each figure by its name where it measures something else."""
+    if "bits_per_byte" in validation:
+        return f"{validation['bits_per_byte']:.4f} bits/byte"
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in sorted(validation.items()))
 
 
 def shown(row: dict[str, Any]) -> str:

