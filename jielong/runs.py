@@ -210,6 +210,17 @@ def model_folder(place: Path) -> Path | None:
     return None
 
 
+def scorer_folder(place: Path) -> Path | None:
+    """The reward model that a path means: itself, or of a run the newest that it has made; None: neither."""
+    if (place / "config.json").is_file():
+        return place
+    for folder in (place / "align" / "checkpoints", place / "align" / "reward" / "checkpoints"):
+        found = sorted(path for path in folder.glob("step-*") if (path / "config.json").is_file() and not writes(path))
+        if found:
+            return found[-1]
+    return None
+
+
 def writes(folder: Path) -> bool:
     """Whether the model of a folder writes text: a reward model says what text is worth."""
     try:

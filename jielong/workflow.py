@@ -339,7 +339,8 @@ def _final_outputs(folder: Path, counts: dict[str, Any]) -> list[dict[str, Any]]
     return [
         row
         for row in rows
-        if not row["path"].startswith(("checkpoints/", "control/")) or row["path"].startswith(counts["checkpoint"])
+        if not row["path"].startswith(("checkpoints/", "control/", "reward/checkpoints/", "reward/control/"))
+        or row["path"].startswith(counts["checkpoint"])
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from jielong.recipe import Section, absolute, harmless
-from jielong.runs import model_folder
+from jielong.runs import model_folder, scorer_folder
 from jielong.train.config import Loop
 
 Method = Literal["dpo", "ipo", "robust", "simpo", "orpo", "kto", "reward", "ppo", "grpo", "rloo"]
@@ -33,7 +33,6 @@ BETAS = {
     "grpo": 0.02,
     "rloo": 0.05,
 }
-BUILT_IN = ("length", "ends", "matches", "answer")
 
 
 class Source(Section):
@@ -277,6 +276,8 @@ class Config(Examples):
             raise ValueError(
                 f"rewards: {self.method} learns from examples, got {len(self.rewards)} rewards; remove them"
             )
+        if self.beta == 0 and self.method in ("dpo", "ipo", "robust", "simpo", "kto"):
+            raise ValueError(f"beta: nothing would be learned, got 0 with {self.method}; must be above 0; raise it")
         labels = [reward.label for reward in self.rewards]
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
@@ -360,7 +361,7 @@ def _model_placed(model: str | None, folder: Path) -> str | None:
     if model is None or model == "reward":
         return model
     place = (folder / Path(model).expanduser()).resolve()
-    return str(model_folder(place) or place)
+    return str(scorer_folder(place) or place)
 
 
 def check_together(sections: dict[str, Section]) -> list[str]:

@@ -16,6 +16,20 @@ Scorer = Callable[[list[list[dict[str, Any]]], list[str]], list[float]]  # (conv
 ROWS = 16  # that go through the model at once
 
 
+def check_scorer(folder: Path) -> None:
+    """Raises InputError for a folder that is not there, ModelError for one that holds no reward model."""
+    from jielong.runs import writes
+
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f'reward model: no model folder, got {folder}; give one that align made with method = "reward"'
+        )
+    if writes(folder):
+        raise ModelError(
+            f'{folder}: a language model and no reward model, it has no score; train one: align.method = "reward"'
+        )
+
+
 def open_scorer(folder: Path, device: str = "auto") -> Scorer:
     """A reward model, ready to score answers to conversations (messages that end with a user's turn).
 
@@ -26,15 +40,8 @@ def open_scorer(folder: Path, device: str = "auto") -> Scorer:
     from jielong.tokenizer.chat.templates import ChatTemplate
     from jielong.tokenizer.folder import open_folder
 
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            f'reward model: no model folder, got {folder}; give one that align made with method = "reward"'
-        )
+    check_scorer(folder)
     model = load_folder(folder)
-    if not hasattr(model, "score"):
-        raise ModelError(
-            f'{folder}: a language model and no reward model, it has no score; train one: align.method = "reward"'
-        )
     model = model.to(choose_device(device)).eval().requires_grad_(False)
     template = ChatTemplate(open_folder(folder))
     return lambda conversations, answers: scored(model, template, conversations, answers)

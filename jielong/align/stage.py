@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from jielong.align.config import ONLINE, Config, Examples, RewardModel
-from jielong.errors import InputError, MissingExtraError, RecipeError
+from jielong.errors import DataError, InputError, MissingExtraError, RecipeError
 from jielong.progress import say
-from jielong.runs import StageContext, write_json
+from jielong.runs import StageContext, write_json, writes
 from jielong.tokenizer.chat.templates import ChatTemplate
 from jielong.tokenizer.folder import TokenizerFolder, open_folder
 from jielong.tune.stage import open_template, write_tokenizer
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 TOKENIZER, DATA, REWARD, JUDGED = "tokenizer", "data", "reward", "judged.json"
 COUNTED = ("read", "train", "validation", "rejected")  # of preferences.json, for the manifest
+CUTTING = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja")  # of a model's folder
 PACKAGES = {"trl": "by the align stage", "peft": "for adapters"}
 
 Answered = Callable[
@@ -68,6 +69,7 @@ def inputs(config: Config, folder: Path) -> list[tuple[str, Any]]:
             from jielong.model.bases import base_files
 
             found += [(f"{label}/{name}", file) for name, file in base_files(Path(model))]
+            found += [(f"{label}/{name}", file) for name in CUTTING if (file := Path(model) / name).is_file()]
     return found
 
 
@@ -79,10 +81,9 @@ def run(
 
     write: answers of a model that is trained. answered: answers of a model folder, for the judge.
     """
-    from jielong.align.training import check_model, one_process
+    from jielong.align.training import check_table, one_process
     from jielong.model.bases import stops_of
     from jielong.model.hf import from_hf_config, read_config
-    from jielong.runtime import choose_device
     from jielong.trackers import check_trackers
     from jielong.train.loop import graceful_stop
     from jielong.world import this_world
@@ -93,12 +94,11 @@ def run(
     check_trackers(config.trackers)
     base = base_of(config, context)
     shape = from_hf_config(read_config(base), str(base / "config.json"))
-    check_model(config, base, shape)
-    device = choose_device(config.device)
-    if config.adapter is not None:
-        from jielong.train.adapting import check_adapter
-
-        check_adapter(config.adapter, base, device)
+    check_table(config, config, config.method, base, shape)
+    if config.reward is not None:
+        check_table(config, config.reward, "reward", base, shape)
+    if config.method != "reward" and not writes(base):
+        raise RecipeError(f"align.base: a reward model, which writes no text, got {base}; give a language model")
     given = open_folder(base)
     template = open_template(config, given, "align")
     rewards = opened_rewards(config, context.out)  # what a recipe's mistake would end later on is opened now
@@ -154,12 +154,9 @@ class _Training:
                 examples.max_length or from_hf_config(read_config(self.base), str(self.base)).max_position_embeddings
             )
             room = self.config.max_new_tokens if method in ONLINE else 0
-            if room >= length:
-                raise RecipeError(
-                    f"align.max_new_tokens: no room for a prompt, got {room} with a context of {length}; lower it"
-                )
             template, table = ChatTemplate(self.tokenizer), "align" if folder == self.context.out else "align.reward"
             prepare(examples, kind, template, length - room, data, self.context.seed, self.config.system, table)
+        check_fields(rewards, data)
         report = orjson.loads((data / "preferences.json").read_bytes())
         told = {key: value for key, value in report.items() if key in COUNTED}
         self.prepared |= told if folder == self.context.out else {"reward": told}
@@ -169,6 +166,20 @@ class _Training:
             self.sample, None if silent else self.generate,
         )  # fmt: skip
         return train_method(self.config, examples, method, self.context, folder, material, self.stop)
+
+
+def check_fields(rewards: list[Any], data: Path) -> None:
+    """Raises DataError where a reward needs a field of the records that the first prompt has not."""
+    from jielong.align.examples import Examples as Stored
+
+    for reward in rewards:
+        there = orjson.loads(Stored(data, "train").row(0)["columns"])
+        for name in reward.needs:
+            if name not in there:
+                raise DataError(
+                    f"align.rewards: {reward.label} needs the field {name!r} in every record, got {', '.join(there) or 'none'}; add it, or "
+                    "take another reward"
+                )
 
 
 def base_of(config: Config, context: StageContext) -> Path:
@@ -202,7 +213,7 @@ def opened_rewards(config: Config, folder: Path) -> Callable[[], list[Any]]:
     """The recipe's rewards: functions are opened now, so that what is wrong with them is said at once; models when they are there."""
     from jielong.align.judging import judge_by
     from jielong.align.rewards import open_rewards
-    from jielong.align.scoring import open_scorer
+    from jielong.align.scoring import check_scorer, open_scorer
     from jielong.train.checkpoints import require_newest
 
     def score(model: str) -> Any:
@@ -210,6 +221,9 @@ def opened_rewards(config: Config, folder: Path) -> Callable[[], list[Any]]:
             require_newest(folder / REWARD / "checkpoints") if model == "reward" else Path(model), config.device
         )
 
+    models = [reward.model for reward in config.rewards if reward.model not in (None, "reward")]
+    for model in [*models, *([config.judge] if config.judge is not None and ":" not in config.judge else [])]:
+        check_scorer(Path(str(model)))
     early = tuple(reward for reward in config.rewards if reward.model is None)
     open_rewards(early, None)
     if config.judge is not None and ":" in config.judge:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jielong.align.config import ONLINE, Config, Examples
-from jielong.align.examples import ExampleLoader
+from jielong.align.examples import SPLITS, ExampleLoader
 from jielong.align.examples import Examples as Stored
 from jielong.errors import RecipeError
+from jielong.model.adapter_config import LINEAR
 from jielong.progress import say
+from jielong.recipe import parse_section
 from jielong.runs import StageContext
 from jielong.tokenizer.folder import TokenizerFolder
 from jielong.train.config import Config as TrainConfig
@@ -29,11 +31,12 @@ if TYPE_CHECKING:
     from jielong.align.methods.interface import Method, Write
     from jielong.align.rewards import OpenedReward
     from jielong.model.adapters import Adapted
+    from jielong.model.config import Config as ModelConfig
     from jielong.model.transformer import CausalLM
     from jielong.train.engines.pytorch import TorchEngine
     from jielong.train.job import Generate, Plan, Sample
 
-SPLITS = ("train", "validation")
+QUANTIZED = ("int8", "nf4")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def train_method(
     """Train in `folder`, from its newest checkpoint if there is one; returns the counts. examples: the table that says how: the stage's
     own, or that of the reward model which comes first.
     """
+    from jielong.align.methods.offline import Offline
     from jielong.runtime import choose_device
     from jielong.train import checkpoints
     from jielong.train.engines.pytorch import TorchEngine
@@ -78,6 +82,9 @@ def train_method(
         stored["validation"].row(n) for n in range(min(len(stored["validation"]), examples.validation_examples))
     ]
 
+    if isinstance(opened, Offline):
+        opened.see(stored["train"].row(number) for number in range(len(stored["train"])))
+
     def validate(current: CausalLM, autocast: Any) -> dict[str, float]:
         with autocast:
             return opened.measure(held_out)
@@ -93,17 +100,14 @@ def train_method(
 
 
 def as_training(examples: Examples, method: str) -> TrainConfig:
-    """The table as the loop knows it: a row is an example."""
+    """The table as the loop knows it: a row is an example. Raises RecipeError for what no training can do."""
     given = {name: getattr(examples, name) for name in Loop.model_fields}
     if method == "reward":  # it writes nothing
         given |= {"sample_every_steps": None}
-    if (
-        method in ONLINE
-    ):  # a loss around 0, and no gradient where all answers are worth the same: there is no band to leave
+    if method in ONLINE:  # a loss around 0, no gradient where all answers are worth the same: there is no band to leave
         given |= {"guard": examples.guard.model_copy(update={"enabled": False})}
-    return TrainConfig.model_validate(
-        given | {"tokens_per_step": examples.batch_size, "micro_batch_tokens": examples.batch_size, "tokens": 1}
-    )
+    size = {"tokens_per_step": examples.batch_size, "micro_batch_tokens": examples.batch_size, "tokens": 1}
+    return parse_section("align", TrainConfig, given | size)
 
 
 def plan_of(examples: Examples, method: str, count: int) -> Plan:
@@ -114,6 +118,8 @@ def plan_of(examples: Examples, method: str, count: int) -> Plan:
     size = examples.batch_size
     steps = examples.steps or math.ceil((examples.epochs or 1.0) * count / size)
     micro = size if method in ONLINE else min(size, examples.micro_batch_size)
+    if method == "kto":  # an answer is compared with those to other prompts of its micro-batch
+        micro = next((number for number in range(max(2, micro), size) if size % number != 1), size)
     warmup, decay = math.ceil(examples.warmup_ratio * steps), math.ceil(examples.decay_ratio * steps)
     stretch = Stretch(0, 1, size, micro, 1, steps, (Level(1, size, 0),), warmup, decay)
     return Plan((stretch,), warmup, decay)
@@ -142,6 +148,9 @@ def open_model(
         from jielong.train.adapting import open_adapted
 
         model, adapted = open_adapted(settings, settings.adapter, material.base, material.attention, None, seed, device)
+    for module in model.modules():  # a policy is compared with itself, before and after an update
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
     if method == "reward" and not hasattr(model, "score"):
         add_head(model, "score", seed)
     if method == "ppo":
@@ -182,24 +191,49 @@ def _open(
     return Online(table, engine, answerer, home, pad, material.stops, material.base, folder, seed)
 
 
-def check_model(config: Config, base: Path, shape: Any) -> None:
-    """Raises RecipeError for a model that the method cannot train."""
-    from jielong.model.hf import reason_for_own_class
+def check_table(config: Config, examples: Examples, method: str, base: Path, shape: ModelConfig) -> None:
+    """What can be refused of a training before anything is written: RecipeError, MissingExtraError, and ModelError for a base that is gone.
 
-    if (reason := reason_for_own_class(shape)) is not None and config.method != "ppo":
+    examples: the table of the training: the stage's own, or that of the reward model.
+    """
+    from jielong.model.hf import reason_for_own_class
+    from jielong.runtime import choose_device
+    from jielong.train.engines.opening import check_engine
+
+    table, device = "align" if examples is config else "align.reward", choose_device(examples.device)
+    settings, adapter, longest = as_training(examples, method), examples.adapter, shape.max_position_embeddings
+    check_engine(settings, shape, device)
+    if method != "ppo" and (reason := reason_for_own_class(shape)) is not None:
         raise RecipeError(
-            f"align.method: {config.method} is computed by TRL, which knows classes of transformers only, and {reason}; use ppo, or another "
-            "model"
+            f"{table}: {method} is computed by TRL, which knows classes of transformers only, and {reason}; use ppo, or another model"
         )
-    adapter = config.adapter
-    if (
-        adapter is not None
-        and (adapter.kind == "pissa" or adapter.whole)
-        and config.method not in ("simpo", "orpo", "reward")
-    ):
+    if method != "ppo" and examples.precision == "fp8":
+        raise RecipeError(
+            f"{table}.precision: fp8 is for layers of ours, which TRL does not use, got fp8 with {method}; use auto"
+        )
+    if examples.max_length is not None and examples.max_length > longest and shape.position == "rope":
+        raise RecipeError(
+            f"{table}.max_length: longer than the model's context, got {examples.max_length}; must be at most {longest}; lower it"
+        )
+    room = examples.max_length or longest
+    if method in ONLINE and config.max_new_tokens >= room:
+        raise RecipeError(
+            f"align.max_new_tokens: no room for a prompt, got {config.max_new_tokens}; must be less than the context of {room}; lower it"
+        )
+    if adapter is None:
+        return
+    from jielong.train.adapting import check_adapter
+
+    check_adapter(adapter, base, device)
+    if (adapter.kind == "pissa" or adapter.whole) and method not in ("simpo", "orpo", "reward"):
         what = "kind pissa" if adapter.kind == "pissa" else f"whole {list(adapter.whole)}"
         raise RecipeError(
-            f"align.adapter: switched off it is to be the base, which it is not with {what}; use kind lora without whole, or no adapter"
+            f"{table}.adapter: switched off it is to be the base, which it is not with {what}; use kind lora without whole, or no adapter"
+        )
+    if adapter.base_weights in QUANTIZED and method != "ppo" and set(adapter.targets) != set(LINEAR):
+        raise RecipeError(
+            f"{table}.adapter.targets: with {adapter.base_weights} every linear layer of the blocks needs one here, got "
+            f"{', '.join(adapter.targets)}; remove the key"
         )
 
 

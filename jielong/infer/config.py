@@ -111,8 +111,8 @@ def check_together(sections: dict[str, Section]) -> list[str]:
     assert isinstance(infer, Config)
     problems = (
         []
-        if {"train", "tune", "align"} & sections.keys()
-        else ["infer: needs the stage train, tune or align; add a [train] table"]
+        if {"train", "tune"} & sections.keys() or getattr(sections.get("align"), "method", "reward") != "reward"
+        else ["infer: needs a stage that makes a model which writes, train, tune or align; add a [train] table"]
     )
     if isinstance(model, ModelConfig):
         problems += [f"infer.{problem}" for problem in against_model(infer, model)]

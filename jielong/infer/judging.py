@@ -173,14 +173,12 @@ def answer_together(
 def open_judge(by: str, device: str) -> Judge:
     """The judge of --by: a function, or a reward model's folder, which may be that of a run with [align]. Raises InputError."""
     from jielong.align.judging import judge_by
+    from jielong.runs import scorer_folder
     from jielong.train.checkpoints import newest
 
     place = Path(by).expanduser()
-    if place.is_dir() and not (place / "config.json").is_file():
-        for name in ("align/checkpoints", "align/reward/checkpoints", "checkpoints"):
-            if (checkpoint := newest(place / name)) is not None:
-                place = checkpoint
-                break
+    if place.is_dir():
+        place = scorer_folder(place) or newest(place / "checkpoints") or place
     judge = judge_by(str(place) if place.is_dir() else by, (), device, "--by")
     assert judge is not None
     return replace(judge, label=f"reward model {Path(by).name}") if place.is_dir() else judge

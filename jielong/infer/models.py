@@ -30,6 +30,10 @@ def find_model(model: str, runs_dir: Path) -> Path:
     """The model folder that MODEL means. Raises InputError saying where it was looked for."""
     path = Path(model).expanduser()
     if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
+        if not writes(path):
+            raise InputError(
+                f"MODEL: a reward model, which writes no text, got {path}; judge with it: jielong judge A B --by {path}"
+            )
         return path
     for run in (runs_dir / model, path):
         for checkpoints in (*(run / stage / "checkpoints" for stage in TRAINED), run / "checkpoints"):

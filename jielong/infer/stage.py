@@ -30,7 +30,8 @@ def run(config: Config, context: StageContext, folder: Path) -> dict[str, Any]:
     checkpoint = require_newest(context.run.stage(stage) / "checkpoints")
     model, tokenizer, _ = open_model(str(checkpoint), context.run.root.parent, config.device, config.precision)
     if stage != "train":
-        system = (context.run.manifest(stage) or {"section": {}})["section"].get("system") or ""
+        made = [context.run.manifest(name) for name in dict.fromkeys((stage, "tune"))]
+        system = next((found for one in made if one and (found := one["section"].get("system"))), "")
         written = answer_questions(model, tokenizer, list(config.prompts), config, system)
     else:
         written = continue_prompts(model, tokenizer, list(config.prompts), config)

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from jielong.errors import ModelError
 from jielong.model.hf import to_hf_config
 from jielong.model.transformer import CausalLM
-
-SCORE = "score.weight"  # of a reward model, in transformers' classes and in our folders
 
 
 def face(model: CausalLM, scored: bool = False) -> Any:
@@ -44,10 +44,23 @@ def face(model: CausalLM, scored: bool = False) -> Any:
     if shapes != {name: parameter.shape for name, parameter in parameters.items()}:
         other = sorted(shapes.keys() ^ parameters.keys()) or ["shapes"]
         raise ModelError(
-            f"model: {type(theirs).__name__} of this transformers has other parameters than the checkpoint, got {other[0]}; use "
-            "engine torch"
+            f"model: {type(theirs).__name__} of this transformers has other parameters than the checkpoint, got {other[0]}; take "
+            "another version of transformers"
         )
     for name, parameter in parameters.items():
         path, _, leaf = name.rpartition(".")
         setattr(theirs.get_submodule(path), leaf, parameter)
+    embedding = theirs.get_input_embeddings()
+    if (
+        embedding.weight.dtype != torch.float32
+    ):  # held in half beside an adapter: what blocks add to stays float32, as in ours
+        embedding.register_forward_hook(lambda module, given, found: found.float())
+    if scored:
+        theirs.score.forward = lambda hidden: _in_float32(hidden, theirs.score.weight)
     return theirs.train()
+
+
+def _in_float32(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Scores are compared with each other: half precision would make some of them alike."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        return F.linear(hidden.float(), weight.float())

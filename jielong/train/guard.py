@@ -69,9 +69,10 @@ class State:
 class Guard:
     """Sees every step's loss and norm, the same on all ranks, and says what happens."""
 
-    def __init__(self, config: Config, vocab_size: int, state: dict[str, Any] | None = None) -> None:
+    def __init__(self, config: Config, vocab_size: int | None, state: dict[str, Any] | None = None) -> None:
+        """vocab_size: None for a loss that is no cross-entropy, of whose first value nothing is known."""
         self.config = config
-        self._guess = math.log(vocab_size)
+        self._guess = math.inf if vocab_size is None else math.log(vocab_size)
         self.state = State(**(state or {}))
 
     def limits(self) -> tuple[float, float]:

@@ -165,7 +165,7 @@ class Steps:
         rate = run.tokens_of(at.step) / (time.monotonic() - self._started)
         record: dict[str, Any] = {"step": at.step, self.job.unit: run.tokens_after(at.step), "loss": _number(loss),
                   "learning_rate": learning_rate, "grad_norm": _number(self._stepped.norm),
-                  f"{self.job.unit}_per_second": round(rate, 1), "seconds": round(at.tick(), 3),
+                  f"{self.job.unit}_per_second": round(rate, 1 if self.job.unit == "tokens" else 4), "seconds": round(at.tick(), 3),
                   "loader_seconds": round(self._waited, 6), **self._listener.measured(rate), **self._told}  # fmt: skip
         if config.phases:
             record["phase"] = at.phase
@@ -260,7 +260,8 @@ def resume(job: Job, engine: Engine) -> Position:
         torch.manual_seed(job.seed + engine.world.rank)
     here = job.plan.behind(trainer.get("step", 0))
     loader = job.open_rows(here.sequence_length, state)
-    guard = Guard(job.config.guard, job.model.vocabulary, trainer.get("guard"))
+    vocabulary = job.model.vocabulary if job.unit == "tokens" else None
+    guard = Guard(job.config.guard, vocabulary, trainer.get("guard"))
     at = Position(trainer.get("step", 0), loader, guard, newest is None, phase=here.phase)
     if newest is not None:
         at.seconds, at.loss = trainer["seconds"], trainer.get("loss")

@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from jielong.align.scoring import open_scorer
-from jielong.errors import InputError, RecipeError, Stopped, TrainingError
+from jielong.errors import InputError, ModelError, RecipeError, Stopped, TrainingError
 from jielong.infer.models import find_model
 from jielong.metrics import read_jsonl
 from jielong.model.config import Config as ModelConfig
@@ -128,6 +128,8 @@ def test_dpo_widens_the_margin_on_held_out_pairs(place: Path, tmp_path: Path) ->
     ("align.method=grpo", ENDS, "align.answers=4", "align.batch_size=4", "align.passes=2"),
     ("align.method=ppo", ENDS, "align.passes=2"),
     ("align.method=reward",),
+    ("align.method=reward", "align.adapter={rank=4}"),
+    ("align.method=ppo", ENDS, "align.adapter={rank=4}"),
 ])  # fmt: skip
 def test_a_killed_run_goes_on_to_the_same_end(place: Path, tmp_path: Path, settings: tuple[str, ...]) -> None:
     """Killed behind step 3 of 5, as an interruption at any moment leaves it: the newest checkpoint, and files that know more."""
@@ -184,6 +186,8 @@ def test_a_reward_model_learns_the_rule_and_opens_in_transformers(place: Path, t
 
     theirs.config.pad_token_id = next(number for number in range(9) if number not in ids)
     assert float(theirs(input_ids=torch.tensor([ids])).logits.detach()) == pytest.approx(good, rel=1e-4)
+    with pytest.raises(InputError, match="a reward model, which writes no text"):
+        find_model(str(folder), tmp_path)
     with pytest.raises(InputError, match="aligned"):  # a run whose model says what text is worth is none to talk with
         find_model("aligned", tmp_path)
 
@@ -202,6 +206,37 @@ def test_a_verifiable_reward_rises(place: Path, tmp_path: Path, method: str) -> 
     judged = json.loads((run.stage("align") / "judged.json").read_text(encoding="utf-8"))
     assert judged["win_rate"] >= 0.5 and judged["prompts"] == 4
     assert counts(run)["judged"]["win_rate"] == judged["win_rate"]
+
+
+@pytest.mark.parametrize("method", ["ipo", "robust", "simpo", "orpo", "kto"])
+def test_every_method_trains(place: Path, tmp_path: Path, method: str) -> None:
+    """IPO's first loss is 25, more than a guard would take for one of cross-entropy."""
+    run, _ = go(place, tmp_path, f"align.method={method}", "align.steps=3", "align.judged_prompts=0")
+    records = read_jsonl(run.stage("align") / "metrics.jsonl")
+    assert len(records) == 3 and all(record["loss"] is not None for record in records) and counts(run)["not_taken"] == 0
+
+
+def test_ppo_needs_no_class_of_transformers(place: Path, tmp_path: Path) -> None:
+    model = CausalLM(ModelConfig(vocab_size=open_folder(place / "start").size, hidden_size=32, num_hidden_layers=1, num_attention_heads=4,
+                                 num_key_value_heads=2, max_position_embeddings=64, position="alibi"))  # fmt: skip
+    initialise(model, 1)
+    shutil.copytree(place / "start", tmp_path / "alibi")
+    save_folder(model, tmp_path / "alibi", open_folder(place / "start").end_id)
+    run, _ = go(
+        place,
+        tmp_path,
+        "align.method=ppo",
+        ENDS,
+        f"align.base={tmp_path / 'alibi'}",
+        "align.steps=2",
+        "align.judged_prompts=0",
+    )
+    assert counts(run)["steps"] == 2
+
+
+def test_a_recipe_that_makes_a_reward_model_has_nothing_that_writes(place: Path) -> None:
+    with pytest.raises(RecipeError, match="infer: needs a stage that makes a model which writes"):
+        load("dpo-zh", ["align.method=reward", f"align.base={place / 'base'}"])
 
 
 def test_a_reward_model_first_and_then_ppo(place: Path, tmp_path: Path) -> None:
@@ -231,6 +266,8 @@ def test_a_reward_function_that_fails_is_named(
 def test_what_cannot_be_aligned_is_refused_before_anything_is_written(place: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="gone"):
         go(place, tmp_path, "align.method=grpo", 'align.rewards=[{function="gone.py:f"}]')
+    with pytest.raises(ModelError, match="a language model and no reward model"):
+        go(place, tmp_path, f"align.judge={place / 'base'}")
     with pytest.raises(RecipeError, match="whole"):
         go(place, tmp_path, 'align.adapter={whole=["norms"]}')
     assert not (tmp_path / "aligned" / "align").exists()

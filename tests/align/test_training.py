@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jielong.align.config import Config
-from jielong.align.training import as_training, check_model, one_process, plan_of
+from jielong.align.training import as_training, check_table, one_process, plan_of
 from jielong.errors import RecipeError
 from jielong.model.config import Config as ModelConfig
 from jielong.world import World
@@ -49,17 +49,40 @@ def test_the_loop_is_told_what_the_table_says() -> None:
 
 def test_a_model_that_no_class_of_transformers_has(tmp_path: Any) -> None:
     shape = ModelConfig.model_validate(SHAPE | {"position": "alibi"})
-    with pytest.raises(RecipeError, match=r"align\.method: dpo is computed by TRL"):
-        check_model(made(), tmp_path, shape)
-    check_model(made(method="ppo", rewards=[ENDS]), tmp_path, shape)
+    with pytest.raises(RecipeError, match="align: dpo is computed by TRL"):
+        checked(made(), tmp_path, shape)
+    checked(made(method="ppo", rewards=[ENDS]), tmp_path, shape)
 
 
 @pytest.mark.parametrize("adapter", [{"kind": "pissa"}, {"whole": ["norms"]}])
 def test_an_adapter_that_cannot_be_switched_off(tmp_path: Any, adapter: dict[str, Any]) -> None:
     shape = ModelConfig.model_validate(SHAPE)
     with pytest.raises(RecipeError, match=r"align\.adapter: switched off it is to be the base"):
-        check_model(made(adapter=adapter), tmp_path, shape)
-    check_model(made(adapter=adapter, method="simpo"), tmp_path, shape)
+        checked(made(adapter=adapter), tmp_path, shape)
+    checked(made(adapter=adapter, method="simpo"), tmp_path, shape)
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"max_length": 4096}, "align.max_length: longer than the model's context, got 4096"),
+    ({"method": "ppo", "rewards": [ENDS], "max_new_tokens": 2048}, "align.max_new_tokens: no room for a prompt, got 2048"),
+    ({"adapter": {"base_weights": "nf4", "targets": ["q_proj"]}}, "align.adapter.targets: with nf4 every linear layer"),
+    ({"precision": "fp8"}, "fp8"),
+])  # fmt: skip
+def test_what_is_refused_before_anything_is_written(tmp_path: Any, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        checked(made(**settings), tmp_path, ModelConfig.model_validate(SHAPE | {"max_position_embeddings": 512}))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(("size", "micro", "found"), [(8, 1, 2), (9, 2, 3), (8, 4, 4), (2, 1, 2)])
+def test_kto_compares_within_a_micro_batch(size: int, micro: int, found: int) -> None:
+    """None of one answer, the last one neither."""
+    plan = plan_of(made(method="kto", batch_size=size, micro_batch_size=micro, steps=1), "kto", 100)
+    assert plan.at(1).rows_per_micro_batch == found and size % found != 1
+
+
+def checked(config: Config, base: Any, shape: ModelConfig) -> None:
+    check_table(config, config, config.method, base, shape)
 
 
 def test_one_process() -> None:

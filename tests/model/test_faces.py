@@ -67,3 +67,25 @@ def test_scores_are_those_of_their_class(tied: bool) -> None:
     assert torch.allclose(
         theirs(input_ids=rows, attention_mask=mask).logits[:, 0], score(model, rows, lengths), atol=1e-5
     )
+
+
+def test_scores_are_float32_under_autocast() -> None:
+    """Two that differ in the fourth digit are not alike."""
+    model = made()
+    add_head(model, "score", 3)
+    theirs = face(model, scored=True).eval()
+    theirs.config.pad_token_id = 31
+    with torch.autocast("cpu", torch.bfloat16):
+        found = theirs(input_ids=IDS).logits
+    assert found.dtype == torch.float32
+
+
+def test_an_embedding_in_half_is_widened_where_blocks_add_to_it() -> None:
+    model = made()
+    attach(model, Adapter(rank=4, dropout=0.0), 1, torch.bfloat16)
+    seen = []
+    theirs = face(model)
+    theirs.model.layers[0].register_forward_pre_hook(lambda module, given: seen.append(given[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs(input_ids=IDS)
+    assert seen == [torch.float32]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from jielong.model.transformer import CausalLM
@@ -69,6 +69,3 @@ class Figures:
 def parts(rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
     """Rows in micro-batches of at most `size`."""
     return [rows[at : at + size] for at in range(0, len(rows), size)]
-
-
-Score = Callable[[list[list[dict[str, Any]]], list[str]], list[float]]  # (conversations, answers) -> a reward for each

@@ -8,7 +8,7 @@ KTO compares each answer with those to other prompts of its micro-batch, so a mi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,15 @@ from torch import Tensor
 from jielong.align.config import Config
 from jielong.align.methods.interface import Figures, Row, parts
 from jielong.align.methods.references import Reference
-from jielong.align.methods.trl_trainers import arguments, open_tokenizer, silently, taken, tamed, unwarned
+from jielong.align.methods.trl_trainers import (
+    arguments,
+    on_one_device,
+    open_tokenizer,
+    silently,
+    taken,
+    tamed,
+    unwarned,
+)
 from jielong.model.faces import face
 from jielong.model.transformer import Losses
 from jielong.train.engines.pytorch import TorchEngine
@@ -46,6 +54,7 @@ class Offline:
         self.engine, self.method, self.config = engine, method, config
         self.theirs = face(engine.model, scored=method == "reward")
         self._figures, self._pad = Figures(), pad_id
+        self._margins = False  # whether some pair has one: the others have 0 then
         with silently():
             self.trainer = self._open(tokenizer, folder, seed)
         if config.recompute:
@@ -82,7 +91,7 @@ class Offline:
             own |= {"label_smoothing": config.label_smoothing} if self.method == "robust" else {}
             kind: Any = tamed(DPOTrainer)
             kind._precompute_ref_logps = lambda trainer, dataset, *rest: dataset
-            return kind(args=DPOConfig(**own), train_dataset=datasets.Dataset.from_list([pair]), **more)
+            return kind(args=on_one_device(DPOConfig(**own)), train_dataset=datasets.Dataset.from_list([pair]), **more)
         if self.method == "kto":
             from trl import KTOConfig, KTOTrainer
 
@@ -92,13 +101,15 @@ class Offline:
             row = {"prompt_ids": [1], "completion_ids": [1], "KL_completion_ids": [1], "label": True}
             kind = tamed(KTOTrainer)
             kind._precompute_ref_logps = lambda trainer, dataset, *rest: dataset
-            return kind(args=KTOConfig(**own), train_dataset=datasets.Dataset.from_list([row, row]), **more)
+            return kind(
+                args=on_one_device(KTOConfig(**own)), train_dataset=datasets.Dataset.from_list([row, row]), **more
+            )
         if self.method == "reward":
             from trl import RewardConfig, RewardTrainer
 
             own = given | {"center_rewards_coefficient": config.center or None}
             return tamed(RewardTrainer)(
-                args=RewardConfig(**own), train_dataset=datasets.Dataset.from_list([pair]), **more
+                args=on_one_device(RewardConfig(**own)), train_dataset=datasets.Dataset.from_list([pair]), **more
             )
         words = datasets.Dataset.from_list([{"prompt": "问", "chosen": "答", "rejected": "不"}])
         if self.method == "simpo":
@@ -110,11 +121,13 @@ class Offline:
                 "simpo_gamma": config.margin * config.pull,
                 "cpo_alpha": 0.0,
             }
-            return tamed(CPOTrainer)(args=CPOConfig(**own | {"max_length": 512}), train_dataset=words, **more)
+            return tamed(CPOTrainer)(
+                args=on_one_device(CPOConfig(**own | {"max_length": 512})), train_dataset=words, **more
+            )
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
         own = given | {"beta": config.pull, "max_length": 512}
-        return tamed(ORPOTrainer)(args=ORPOConfig(**own), train_dataset=words, **more)
+        return tamed(ORPOTrainer)(args=on_one_device(ORPOConfig(**own)), train_dataset=words, **more)
 
     def _collated(self, rows: list[Row]) -> dict[str, Any]:
         """Pairs as TRL's older trainers want them: filled up on the right, labels where an answer is."""
@@ -156,15 +169,19 @@ class Offline:
         names = ["prompt_ids", "chosen_ids", "rejected_ids"]
         if self.method != "reward":
             return [{name: row[name] for name in names} for row in rows]
-        known = all(row.get("margin") is not None for row in rows)
+        known = self._margins
         return [
             {
                 "chosen_ids": [*row["prompt_ids"], *row["chosen_ids"]],
                 "rejected_ids": [*row["prompt_ids"], *row["rejected_ids"]],
             }
-            | ({"margin": float(row["margin"])} if known else {})
+            | ({"margin": float(row["margin"] or 0.0)} if known else {})
             for row in rows
         ]
+
+    def see(self, rows: Iterable[Row]) -> None:
+        """Look through the examples once, before the first step."""
+        self._margins = self.method == "reward" and any(row.get("margin") is not None for row in rows)
 
     def make(self, steps: Steps) -> None:
         """One step: TRL's loss of each micro-batch, weighted by its share of the rows."""

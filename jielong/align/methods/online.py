@@ -1,7 +1,7 @@
 """GRPO and RLOO: several answers to each prompt by the model itself, compared with one another. Advantages and losses are TRL's.
 
 A step of the run is a rollout: `answers` answers to each prompt of the step, by our own decoder, then `passes` updates on them, the last of
-which is the one that the guard judges. So a step is whole or not at all, and a run that was killed goes on at the same prompts.
+which is the one that the guard judges. A run that was killed goes on at the same prompts.
 
 The reference is the adapter switched off, or a second copy of the base; with beta 0 there is none.
 """
@@ -20,7 +20,15 @@ from jielong.align.config import Config
 from jielong.align.methods.answering import Answerer, Answers
 from jielong.align.methods.interface import Figures, Row
 from jielong.align.methods.references import Reference
-from jielong.align.methods.trl_trainers import arguments, open_tokenizer, silently, taken, tamed, unwarned
+from jielong.align.methods.trl_trainers import (
+    arguments,
+    on_one_device,
+    open_tokenizer,
+    silently,
+    taken,
+    tamed,
+    unwarned,
+)
 from jielong.model.faces import face
 from jielong.model.transformer import Losses
 from jielong.train.engines.pytorch import TorchEngine
@@ -59,7 +67,7 @@ class Online:
         given = arguments(folder, self.engine.device, config.micro_batch_size, seed) | {
             "num_generations": config.answers, "generation_batch_size": config.answers, "max_completion_length": config.max_new_tokens,
             "temperature": config.temperature, "beta": 0.0, "num_iterations": config.passes, "epsilon": config.clip,
-            "per_device_train_batch_size": config.answers,
+            "per_device_train_batch_size": config.answers, "router_aux_loss_coef": 0.0,
         }  # fmt: skip
         rows = datasets.Dataset.from_list([{"prompt": "问"}] * config.answers)
         more: dict[str, Any] = {
@@ -70,11 +78,11 @@ class Online:
             from trl import GRPOConfig, GRPOTrainer
 
             kind: Any = tamed(GRPOTrainer)
-            settings: Any = GRPOConfig(**given)
+            settings: Any = on_one_device(GRPOConfig(**given))
         else:
             from trl import RLOOConfig, RLOOTrainer
 
-            kind, settings = tamed(RLOOTrainer), RLOOConfig(**given)
+            kind, settings = tamed(RLOOTrainer), on_one_device(RLOOConfig(**given))
         kind._tokenize_prompts = lambda trainer, prompts: ([row["prompt_ids"] for row in self._rows], None, {})
         kind._generate_single_turn = lambda trainer, *given, **more: self._written(method == "grpo")
         trainer = kind(args=settings, **more)

@@ -31,12 +31,12 @@ class Reference:
     """What the base says, as a model of transformers. `model` is it in our own terms."""
 
     def __init__(self, policy: CausalLM, theirs: Any, base: Path, device: torch.device) -> None:
-        """theirs: the policy's face. base: the folder that training began with."""
+        """theirs: the policy's face; None: nobody calls it. base: the folder that training began with."""
         self._policy, self._theirs = policy, theirs
         self.model = policy
         if not policy.adapted:
             self.model = load_folder(base, policy.config.attention).to(device).eval().requires_grad_(False)
-            self._theirs = face(self.model).eval()
+            self._theirs = face(self.model).eval() if theirs is not None else None
 
     @property
     def theirs(self) -> Any:

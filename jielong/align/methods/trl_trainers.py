@@ -83,6 +83,12 @@ def arguments(folder: Path, device: torch.device, micro: int, seed: int) -> dict
     }  # fmt: skip
 
 
+def on_one_device(settings: Any) -> Any:
+    """A trainer's arguments, for one device where there are more: TRL would refuse to use them all."""
+    settings._n_gpu = min(settings.n_gpu, 1)
+    return settings
+
+
 def open_tokenizer(folder: Path, pad_id: int) -> Any:
     """The tokenizer as transformers has it, with a padding token of ours: any that ends no answer, because a score is read at the last
     token that is none.
@@ -116,8 +122,5 @@ def taken(trainer: Any, mode: str = "train") -> dict[str, float]:
         for theirs, ours in FIGURES.items()
         if (values := [value for value in store.get(theirs, []) if value is not None])
     }
-    for theirs, values in store.items():
-        if theirs.startswith("rewards/") and theirs.endswith("/mean") and values:
-            found[f"reward_{theirs.split('/', 1)[1].removesuffix('/mean')}"] = sum(values) / len(values)
     store.clear()
     return found

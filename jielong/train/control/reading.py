@@ -99,6 +99,9 @@ def train_folder(runs_dir: Path, name: str) -> Path:
     """The folder of a run's training: train/, tune/ once that has begun, then align/. Raises RunError where there is none."""
     run = open_run(runs_dir, name)
     folder = next((run.stage(stage) for stage in TRAINED if run.stage(stage).is_dir()), run.stage("train"))
+    first = folder / "reward"  # the reward model of [align.reward], before the policy's training has begun
+    if first.is_dir() and not (folder / METRICS).is_file():
+        return first
     if not folder.is_dir():
         known = ", ".join(found.name for found in list_runs(runs_dir)) or "none yet"
         there = "its training has not begun" if run.root.is_dir() else f"runs there: {known}"

@@ -113,6 +113,7 @@ def test_a_reward_models_loss_is_that_by_hand(
     engine, _ = opened(config, head="score")
     rows = [row | {"margin": margin} for row in ROWS]
     own = Offline(config, "reward", engine, tokenizer.home, 0, base, tmp_path, 1)
+    own.see([*ROWS, *rows])  # where one has a margin, the others have 0
     found = []
     for row in rows:
         scores = [

@@ -47,3 +47,14 @@ def test_figures_are_taken_once_and_under_our_names(
 
 def test_the_padding_token_is_the_one_that_is_given(base: Path) -> None:
     assert open_tokenizer(base, 5).pad_token_id == 5
+
+
+def test_several_gpus_are_no_reason_to_refuse(
+    opened: Opened, base: Path, tokenizer: TokenizerFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import TrainingArguments
+
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda given: given.__dict__.get("_n_gpu", 2) or 2))
+    config = config_of("dpo")
+    own = Offline(config, "dpo", opened(config)[0], tokenizer.home, 0, base, tmp_path, 1)
+    assert own.trainer.args.n_gpu == 1
