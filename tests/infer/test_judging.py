@@ -31,6 +31,7 @@ from jielong.infer.judging import (
     speaker_of,
     summary,
 )
+from jielong.model.heads import as_scored
 from tests.infer.chat.conftest import make_folder
 
 RECORDS: list[dict[str, Any]] = [
@@ -273,7 +274,10 @@ def test_a_reward_model_judges(
         ]
 
     monkeypatch.setattr(scoring, "open_scorer", open_scorer)
-    checkpoint = as_checkpoint(folders[0], tmp_path / "run", "align")
+    as_checkpoint(folders[0], tmp_path / "run", "align")  # the policy
+    checkpoint = as_checkpoint(folders[0], tmp_path / "run" / "align", "reward")
+    table = orjson.loads((checkpoint / "config.json").read_bytes())
+    (checkpoint / "config.json").write_bytes(orjson.dumps(as_scored(table)))
     found = judged(folders, prompts, str(tmp_path / "run"))
     assert asked == [checkpoint] and found["by"] == "reward model run"
     assert [row["margin"] for row in found["rows"]] == [(len(row["a"]) - len(row["b"])) / 8 for row in found["rows"]]
