@@ -56,7 +56,7 @@ class Answerer:
 
     def ids(self, model: CausalLM, rows: Sequence[Row], step: int, temperature: float) -> list[list[int]]:
         """An answer to each row, drawn by the run's seed, the step, and the row's place: the same whenever it is asked."""
-        seeds = [xxhash.xxh3_64_intdigest(f"{self._seed} {step} {place}") >> 1 for place in range(len(rows))]
+        seeds = [xxhash.xxh3_64_intdigest(f"{self._seed} {step} {place}".encode()) >> 1 for place in range(len(rows))]
         prompts = [row["prompt_ids"] for row in rows]
         return self._write(model, prompts, seeds, temperature, self.config.max_new_tokens, self._stops)
 
