@@ -79,5 +79,5 @@ def test_the_cache_goes_with_the_model(infer: dict[str, object], model: dict[str
 
 
 def test_it_needs_a_trained_model() -> None:
-    with pytest.raises(RecipeError, match="infer: needs the stage train"):
+    with pytest.raises(RecipeError, match="infer: needs a stage that makes a model which writes"):
         parse({"infer": {}}, Path())
