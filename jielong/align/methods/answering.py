@@ -60,6 +60,10 @@ class Answerer:
         prompts = [row["prompt_ids"] for row in rows]
         return self._write(model, prompts, seeds, temperature, self.config.max_new_tokens, self._stops)
 
+    def measure(self, model: CausalLM, rows: Sequence[Row]) -> dict[str, float]:
+        """Figures of the likeliest answers to held-out prompts."""
+        return self.judged(rows, self.ids(model, rows, 0, 0.0)).figures()
+
     def judged(self, rows: Sequence[Row], ids: list[list[int]]) -> Answers:
         """What answers are worth. Raises TrainingError where a reward cannot say it."""
         texts = [self._tokenizer.decode(answer) for answer in ids]

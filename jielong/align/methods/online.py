@@ -157,14 +157,7 @@ class Online:
     @torch.no_grad()
     def measure(self, rows: Sequence[Row]) -> dict[str, float]:
         """The rewards of the likeliest answers to held-out prompts."""
-        model = self.engine.model
-        training = model.training
-        model.eval()
-        try:
-            ids = self._answerer.ids(model, rows, 0, 0.0)
-        finally:
-            model.train(training)
-        return self._answerer.judged(rows, ids).figures()
+        return self._answerer.measure(self.engine.model, rows)
 
 
 def sliced(value: Any, begin: int, end: int, count: int) -> Any:
