@@ -103,7 +103,20 @@ def judged(found: dict[str, Any]) -> list[tuple[str, str, Piece]]:
         return []
     low, high = found["interval"]["low"], found["interval"]["high"]
     text = f"{found['win_rate']:.1%} ({low:.1%} – {high:.1%})"
+    worth = found.get("mean_worth")
+    worths = (
+        [
+            (
+                "what its answers to held-out prompts are worth, before → after",
+                "对留出提问的回答值多少，之前 → 之后",
+                code(f"{worth['b']:.4g} → {worth['a']:.4g}"),
+            )
+        ]
+        if worth
+        else []
+    )
     return [
+        *worths,
         (
             f"wins against the model before, of {found['prompts']}",
             f"对训练前模型的胜率，共 {found['prompts']} 题",

@@ -49,11 +49,14 @@ class Judge:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a judge said, prompt by prompt. margins: above 0 where A is better; changed: by the order, None where there was none."""
+    """What a judge said, prompt by prompt. margins: above 0 where A is better; changed: by the order, None where there was none;
+    worths: of A's answers and of B's, None where answers were only compared.
+    """
 
     winners: tuple[Winner, ...]
     margins: tuple[float, ...]
     changed: tuple[bool, ...] | None = None
+    worths: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     @property
     def wins(self) -> dict[Winner, int]:
@@ -75,6 +78,13 @@ class Verdicts:
         """The share of the verdicts that changed with the order; None: nothing was asked in two orders."""
         return None if self.changed is None else sum(self.changed) / len(self.winners)
 
+    @property
+    def mean_worth(self) -> dict[str, float] | None:
+        """What A's answers are worth on average, and B's; None: they were only compared."""
+        if self.worths is None:
+            return None
+        return {name: math.fsum(found) / len(found) for name, found in zip("ab", self.worths, strict=True)}
+
     def to_json(self) -> dict[str, Any]:
         """Counts and shares, and `verdicts`, a row a prompt."""
         low, high = self.interval
@@ -84,6 +94,7 @@ class Verdicts:
             "wins": self.wins,
             "win_rate": self.win_rate,
             "interval": {"low": low, "high": high},
+            "mean_worth": self.mean_worth,
             "changed": None if self.changed is None else sum(self.changed),
             "position_bias": self.position_bias,
             "verdicts": [
@@ -133,7 +144,7 @@ def compare(
         0.0 if answers_a[n] == answers_b[n] and ends_a[n] == ends_b[n] else worth_a[n] - worth_b[n]
         for n in range(len(prompts))
     )
-    return Verdicts(tuple(map(_winner, margins)), margins)
+    return Verdicts(tuple(map(_winner, margins)), margins, worths=(tuple(worth_a), tuple(worth_b)))
 
 
 def _sign(value: float) -> int:

@@ -266,5 +266,11 @@ def judged(
         ended["after"], ended["before"],
     )  # fmt: skip
     found = verdicts.to_json()
-    write_json(folder / JUDGED, found)
-    return {key: value for key, value in found.items() if not isinstance(value, list)}
+    answers = [
+        {"messages": asked, "after": after, "before": before, **verdict}
+        for asked, after, before, verdict in zip(
+            conversations, texts["after"], texts["before"], found.pop("verdicts"), strict=True
+        )
+    ]
+    write_json(folder / JUDGED, {**found, "rows": answers})
+    return found

@@ -251,6 +251,8 @@ def summary(found: dict[str, Any]) -> str:
     if found["position_bias"] is not None:
         lines[-1] += f", {found['changed']} of them because the verdict changed with the order of the answers"
         lines.append(f"position bias: {found['position_bias']:.1%} of the verdicts changed")
+    if found["mean_worth"] is not None:
+        lines.append(f"mean worth of an answer: A {found['mean_worth']['a']:.4g}, B {found['mean_worth']['b']:.4g}")
     lines.append(
         f"win rate of A: {found['win_rate']:.1%} (95 %: {interval['low']:.1%} to {interval['high']:.1%}; a tie is half a win), "
         f"{count:,} prompt{'s' if count > 1 else ''}, judged by {found['by']}: {said}"

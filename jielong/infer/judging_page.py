@@ -129,6 +129,10 @@ def verdicts_section(found: dict[str, Any]) -> str:
         "The interval is Wilson's, with half a tie as half a win: how much the win rate may be owed to the choice of prompts.",
         "区间为 Wilson 区间，平局记半胜：表示胜率可能因选题而变动的范围。",
     )
+    worth = found.get("mean_worth")
+    if worth is not None:
+        en += f" An answer of A is worth {worth['a']:.4g} on average, one of B {worth['b']:.4g}."
+        zh += f"A 的回答平均值 {worth['a']:.4g}，B 的 {worth['b']:.4g}。"
     if found["position_bias"] is not None:
         en += " The judge saw both orders of the answers, and a verdict that changed with the order is a tie."
         zh += "裁判看过两种先后顺序，随顺序改变的裁决记为平局。"

@@ -68,6 +68,7 @@ def test_a_reward_judges(tmp_path: Path) -> None:
     assert found == {
         "prompts": 4, "wins": {"a": 1, "b": 2, "tie": 1}, "win_rate": 0.375, "changed": None, "position_bias": None,
         "interval": {"low": wilson(1.5, 4)[0], "high": wilson(1.5, 4)[1]},
+        "mean_worth": {"a": sum(map(len, SHORT)) / 4, "b": sum(map(len, LONG)) / 4},
     }  # fmt: skip
     back = compare(opened(by), PROMPTS, LONG, SHORT, {"level": [0, 1, 2, 3]})
     assert back.win_rate == 1 - verdicts.win_rate

@@ -333,10 +333,12 @@ def test_mistakes_are_one_sentence(folders: tuple[Path, Path], prompts: Path, by
 def test_a_clear_difference_is_said() -> None:
     found = {
         "wins": {"a": 40, "b": 5, "tie": 5}, "interval": {"low": 0.73, "high": 0.92}, "prompts": 50, "position_bias": None, "changed": None,
-        "win_rate": 0.85, "by": "better", "a": {"name": "新"}, "b": {"name": "旧"},
+        "win_rate": 0.85, "by": "better", "a": {"name": "新"}, "b": {"name": "旧"}, "mean_worth": None,
     }  # fmt: skip
     assert summary(found) == (
         "A     40 better  新\nB      5 better  旧\n       5 ties\n"
         "win rate of A: 85.0% (95 %: 73.0% to 92.0%; a tie is half a win), 50 prompts, judged by better: A is better"
     )
+    worth = summary(found | {"mean_worth": {"a": 0.9, "b": 0.25}}).splitlines()[3]
+    assert worth == "mean worth of an answer: A 0.9, B 0.25"
     assert summary(found | {"interval": {"low": 0.1, "high": 0.3}}).endswith("B is better")
