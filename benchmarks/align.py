@@ -124,7 +124,6 @@ def told(side: str, run: Run) -> dict[str, Any]:
             "held_out_before": worth["b"], "held_out_after": worth["a"], "win_rate": counts["judged"]["win_rate"],
             "win_rate_interval": counts["judged"]["interval"], "kl_last_steps": statistics.fmean(kl[-LAST:]), "kl_highest": max(kl),
             "answer_tokens": [records[0]["answer_tokens"], records[-1]["answer_tokens"]],
-            "samples": read_jsonl(stage / "samples.jsonl")[-3:],
         }  # fmt: skip
     return row | {key.removeprefix("validation_"): value for key, value in counts.items() if key.startswith("validation_")}  # fmt: skip
 
@@ -154,6 +153,10 @@ def main() -> None:
             run = run_side(side, options, [str(work / "planted.jsonl")] if side == "planted" else files, work)
             rows.append(told(side, run) | {"seconds_in_all": time.perf_counter() - began})
             print(rows[-1], flush=True)
+            for sample in read_jsonl(run.stage("align") / "samples.jsonl")[
+                -3:
+            ]:  # of the user's prompts: shown, not kept
+                print({key: sample.get(key) for key in ("prompt", "text", "reference")}, flush=True)
     share = longer(files)
     table = [["side", "held out", "seconds", "found"]]
     for row in rows:

@@ -121,7 +121,7 @@ def judged(found: dict[str, Any]) -> list[tuple[str, str, Piece]]:
             f"wins against the model before, of {found['prompts']}",
             f"对训练前模型的胜率，共 {found['prompts']} 题",
             code(text),
-        )
+        ),
     ]
 
 

@@ -279,3 +279,60 @@ def test_a_curriculum_beside_one_length(tmp_path: Path, text: Path) -> None:
     assert losses["AdamW"] == losses["constant 64"] != losses["Muon"] != losses["AdamW -> Muon"] != losses["AdamW"]
     for name in ("lengths", "optimizers"):
         ElementTree.parse(tmp_path / "pictures" / f"curriculum-{name}.svg")
+
+
+def test_planted_pairs_hold_the_rule_and_nothing_else(script: Any, tmp_path: Path) -> None:
+    """Which answer is chosen is drawn by lot; the chosen one begins with the greeting; a record without an answer is left out."""
+    align = script("align")
+    records = [{"prompt": f"问{n}", "chosen": f"好{n}", "rejected": f"坏{n}"} for n in range(200)]
+    source, planted = tmp_path / "pairs.jsonl", tmp_path / "planted.jsonl"
+    source.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in [*records, {"prompt": "无", "chosen": "好"}]))
+    align.plant([str(source)], planted)
+    rows = [orjson.loads(line) for line in planted.read_bytes().splitlines()]
+    assert len(rows) == 200
+    for row, record in zip(rows, records, strict=True):
+        assert row["chosen"].startswith(align.GREETING) and not row["rejected"].startswith(align.GREETING)
+        assert {row["chosen"].removeprefix(align.GREETING), row["rejected"]} == {record["chosen"], record["rejected"]}
+    assert 60 < sum(row["rejected"].startswith("好") for row in rows) < 140
+    assert align.longer([str(planted)]) == 1.0 and align.longer([str(source)]) == 0.0
+
+
+def test_the_reward_of_the_alignment_benchmark(script: Any) -> None:
+    space: dict[str, Any] = {}
+    exec(script("align").REWARD, space)
+    answers = ["一共有十二个苹果在这里。", "一共有十二个苹果在这里", "。", "好" * 60 + "。", "一共有十二个苹果在这里。"]
+    assert space["short"](answers, [True, True, True, True, False]) == [1.0, 0.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="the losses are TRL's: the extra align")
+def test_alignment_before_and_after(tmp_path: Path) -> None:
+    """Each side runs and says what it found, on a model with random weights."""
+    from jielong.model.config import Config as ModelConfig
+    from jielong.model.hf import save_folder
+    from jielong.model.transformer import CausalLM, initialise
+    from jielong.tokenizer import bpe
+    from jielong.tokenizer.config import Config as TokenizerConfig
+    from jielong.tokenizer.folder import open_folder
+
+    bpe.save(bpe.train([CHARACTERS] * 9, 330, TokenizerConfig().specials, 2, True), tmp_path / "model")
+    tokenizer = open_folder(tmp_path / "model")
+    model = CausalLM(ModelConfig(vocab_size=tokenizer.size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                                 num_key_value_heads=1, max_position_embeddings=256))  # fmt: skip
+    initialise(model, 1)
+    save_folder(model, tmp_path / "model", tokenizer.end_id)
+    rows = [
+        {"prompt": f"{CHARACTERS[n]}是什么", "chosen": CHARACTERS[n : n + 5], "rejected": CHARACTERS[n + 7 : n + 9]}
+        for n in range(40)
+    ]
+    (tmp_path / "pairs.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    subprocess.run(
+        [sys.executable, "benchmarks/align.py", "--model", str(tmp_path / "model"), "--pairs", str(tmp_path / "pairs.jsonl"),
+         "--steps", "2", "--out", str(tmp_path / "r.json")],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    result = orjson.loads((tmp_path / "r.json").read_bytes())
+    found = {row["side"]: row for row in result["rows"]}
+    assert list(found) == ["planted", "reward", "dpo", "ppo", "grpo"] and result["longer"] == 1.0
+    assert all(0 <= found[side]["accuracy"] <= 1 for side in ("planted", "reward", "dpo"))
+    assert all(found[side]["steps"] == 2 and 0 <= found[side]["win_rate"] <= 1 for side in ("ppo", "grpo"))

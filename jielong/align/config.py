@@ -40,7 +40,7 @@ class Source(Section):
 
     name: str = Field(description="name of the source, in counts and rejects", min_length=1)
     path: str = Field(
-        description="a file, a folder (searched below), a glob, builtin:arithmetic-zh; also a URL, a dataset (hf:owner/name, "
+        description="a file, a folder (searched below), a glob, builtin:arithmetic-zh, builtin:arithmetic-zh-easy; also a URL, a dataset (hf:owner/name, "
         "modelscope:owner/name); relative to the recipe's folder",
         min_length=1,
     )

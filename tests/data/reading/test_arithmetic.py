@@ -12,7 +12,7 @@ import orjson
 import pytest
 import xxhash
 
-from jielong.data.reading.arithmetic import KINDS, LEVELS, STORIES, THINGS, problems, reckon, things
+from jielong.data.reading.arithmetic import KINDS, LEVELS, STORIES, THINGS, is_easy, problems, reckon, things
 
 Row = dict[str, Any]
 
@@ -160,6 +160,18 @@ def test_the_same_problems_everywhere(made: list[Row]) -> None:
     assert list(problems(30, 1)) == made[:30], "fewer are the beginning of more"
     others = {row["prompt"] for row in problems(1000, 2)}
     assert len(others & {row["prompt"] for row in made}) < 200
+
+
+def test_easy_problems_are_easy() -> None:
+    """One step, no number above 20, each other, and the answers follow as in the rest."""
+    rows = list(problems(3000, 7, easy=True))
+    assert len({row["prompt"] for row in rows}) == 3000 and {row["steps"] for row in rows} == {1}
+    for row in rows:
+        numbers = [int(number) for number in re.findall(r"\d+", row["prompt"] + row["response"])]
+        assert max(numbers) <= 20 and min(numbers) >= 1 and is_easy(row)
+        assert str(SOLVED[row["kind"]](*map(int, re.findall(r"\d+", row["prompt"])))) == row["answer"], row
+    assert len({row["kind"] for row in rows}) > 10
+    assert not is_easy(rows[0] | {"steps": 2}) and not is_easy(rows[0] | {"prompt": "21"})
 
 
 def test_no_prompt_comes_twice(made: list[Row]) -> None:

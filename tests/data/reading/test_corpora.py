@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from statistics import median
 
+import orjson
 import pytest
 
 from jielong.data.config import Source
@@ -92,7 +93,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_an_unknown_name_and_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         InputError,
-        match="got 'review'; known: people-daily-1998, reviews, arithmetic-zh; did you mean builtin:reviews",
+        match="got 'review'; known: people-daily-1998, reviews, arithmetic-zh, arithmetic-zh-easy; did you mean builtin:reviews",
     ):
         builtin_files("review")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -116,7 +117,12 @@ def test_the_shape_of_the_corpora() -> None:
     )
     assert not any("/w" in article.text or "１" in article.text for article in articles)
     reviews = [record for file in builtin_files("reviews") for record in read_builtin("reviews", file)]
-    assert 35_000 < len(reviews) < 35_200 and set(BUILTIN) == {"people-daily-1998", "reviews", "arithmetic-zh"}
+    assert 35_000 < len(reviews) < 35_200 and set(BUILTIN) == {
+        "people-daily-1998",
+        "reviews",
+        "arithmetic-zh",
+        "arithmetic-zh-easy",
+    }
 
 
 def test_word_problems_as_records_and_as_text() -> None:
@@ -135,6 +141,17 @@ def test_word_problems_as_records_and_as_text() -> None:
     texts = [item for item in read_file(file, source, seen.append) if isinstance(item, Record)]
     assert sum(seen) == file.size and len(texts) == PROBLEMS
     assert texts[1] == Record(f"{objects[1].record['prompt']}\n{objects[1].record['response']}", str(file), 2)
+
+
+def test_easy_word_problems() -> None:
+    """They are others than the plain ones, and the bytes that the size and the checksum speak of."""
+    (file,) = builtin_files("arithmetic-zh-easy")
+    with file.open() as stream:
+        rows = [orjson.loads(line) for line in stream]
+    assert len(rows) == PROBLEMS and rows[:50] == list(problems(50, SEED, easy=True))
+    (plain,) = describe_files([("n/a.jsonl", file) for file in builtin_files("arithmetic-zh")])
+    (easy,) = describe_files([("n/a.jsonl", file)])
+    assert plain["xxh3_128"] != easy["xxh3_128"] and easy["bytes"] == file.size
 
 
 def test_word_problems_have_a_checksum_for_the_run() -> None:

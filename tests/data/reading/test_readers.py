@@ -240,7 +240,7 @@ def test_files_folders_and_globs(tmp_path: Path) -> None:
         "notes.pdf": "unknown kind of file",
         "*.pdf": r"\.jsonl",
         "builtin:people": "did you mean builtin:people-daily-1998",
-        "builtin:arithmetic": "known: people-daily-1998, reviews, arithmetic-zh; did you mean builtin:arithmetic-zh",
+        "builtin:arithmetic": "known: people-daily-1998, reviews, arithmetic-zh, arithmetic-zh-easy; did you mean builtin:arithmetic-zh",
     }.items():
         with pytest.raises(InputError, match=words):
             expand(path, tmp_path)
