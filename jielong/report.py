@@ -381,7 +381,29 @@ def summary(found: Contents) -> Piece:
     if size and tokens:
         en = f"A language model of {size.en} parameters, trained on {tokens.en} tokens from {en[0].lower()}{en[1:]}"
         zh = f"{zh}，由此训练出 {size.zh}参数的语言模型，共学习 {tokens.zh}词元"
-    return paragraph(f"{en}.", f"{zh}。", "lede")
+    later = further(found)
+    if later and not kept and not vocabulary:
+        en, zh = f"A model, {later[0].en}", f"一个模型，{later[0].zh}"
+        later = later[1:]
+    return paragraph(
+        ", ".join((en, *(one.en for one in later))) + ".", "，".join((zh, *(one.zh for one in later))) + "。", "lede"
+    )
+
+
+def further(found: Contents) -> list[Words]:
+    """What came after a base was there."""
+    tuned, aligned = found.counts("tune"), found.counts("align")
+    talks = count((tuned.get("conversations") or {}).get("train"))
+    examples = count((aligned.get("examples_prepared") or {}).get("train"))
+    rows = []
+    if talks:
+        rows.append(Words(f"fine-tuned on {talks.en} conversations", f"在 {talks.zh}段对话上微调"))
+    if examples:
+        method = escape(str(aligned.get("method")))
+        rows.append(
+            Words(f"aligned by {method} with {examples.en} examples", f"用 {examples.zh}条样例以 {method} 对齐")
+        )
+    return rows
 
 
 def compose(found: Contents) -> Piece:

@@ -296,6 +296,19 @@ def test_training_that_has_not_finished_is_shown(tmp_path: Path) -> None:
     assert "train" in [values.get("id") for tag, values in page.tags if tag == "section"]
 
 
+def test_the_sentence_of_a_run_that_begins_with_a_model(tmp_path: Path) -> None:
+    """One without data and a tokenizer of its own has finished stages, too."""
+    run = Run(tmp_path / "later")
+    write_json(run.stage("tune") / "manifest.json", {"counts": {"conversations": {"train": 12}}})
+    text = write_report(run).read_text(encoding="utf-8")
+    assert "A model, fine-tuned on 12 conversations." in text and "一个模型，在 12 段对话上微调。" in text
+    write_json(run.stage("align") / "manifest.json", {"counts": {"method": "dpo", "examples_prepared": {"train": 7}}})
+    text = write_report(run).read_text(encoding="utf-8")
+    assert "A model, fine-tuned on 12 conversations, aligned by dpo with 7 examples." in text
+    assert "has not finished a stage" not in text
+    assert "has not finished a stage" in write_report(Run(tmp_path / "none")).read_text(encoding="utf-8")
+
+
 def test_an_empty_folder_and_empty_manifests(tmp_path: Path) -> None:
     empty = Run(tmp_path / "empty")
     Page(write_report(empty).read_text(encoding="utf-8"))
