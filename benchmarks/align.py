@@ -2,13 +2,14 @@
 
     jielong run tiny
     jielong run sft-zh --data 'conversations/*.jsonl'
-    python benchmarks/align.py --model runs/sft-zh --pairs 'pairs/*.jsonl' --out benchmarks/results/...-align-cpu.json
+    python benchmarks/align.py --model runs/sft-zh --pairs pairs/*.jsonl --out benchmarks/results/...-align-cpu.json
 
 Sides, each a recipe of [align] that runs by itself, all on the same pairs and the same tenth of them held out:
 
     planted   a reward model on pairs with a planted rule: of the two answers to a prompt one, by lot, begins with 您好！, and is the chosen
               one. Which answer people preferred plays no part, so what it learns is the rule. Held-out accuracy.
-    reward    a reward model on the pairs as they are. Held-out accuracy; beside it that of "the longer answer is the better one".
+    reward    a reward model on the pairs as they are. Held-out accuracy; beside it the share of all pairs whose
+              chosen answer is the longer one.
     dpo       held-out margin and accuracy by the implicit reward, before (0 by definition) and after.
     ppo, grpo the reward that REWARD below says, a verifiable one: of sampled answers to the prompts that are learned from, in the first and
               in the last steps; of the likeliest answers to held-out prompts, before and after; and the distance to the model before (KL, nats

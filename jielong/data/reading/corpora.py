@@ -16,8 +16,8 @@ before it.
 
 `reviews` are 35 000 short buyers' reviews of books, hotels and electronics, a line each, many of them repeated.
 
-`arithmetic-zh` are the word problems of arithmetic.py, and `arithmetic-zh-easy` those of one step with small numbers, as records: for conversations and rewards, prompt, response and
-answer; where a text is read, prompt and response on two lines. They lie in no file. `Made` stands for one: JSON lines in
+`arithmetic-zh` are the word problems of arithmetic.py, and `arithmetic-zh-easy` those of one step with small numbers,
+as records: for conversations and rewards, prompt, response and answer; where a text is read, prompt and response on two lines. They lie in no file. `Made` stands for one: JSON lines in
 memory, made in a second or two when they are first asked for, with the hash of their bytes as version, so that a
 run's fingerprint holds what they say.
 """
