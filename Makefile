@@ -24,6 +24,8 @@ $(VENV)/.installed-demo: $(BIN)/python pyproject.toml
 
 $(VENV)/.installed-test: $(VENV)/.installed-demo pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[demo,test]'
+	@# apart: gptqmodel asks for protobuf 7, swanlab for less, and both run with 7; pip warns of it
+	$(BIN)/python -m pip install --quiet --editable '.[quant]'
 	@touch $@
 
 demo: $(VENV)/.installed-demo

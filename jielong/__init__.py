@@ -13,6 +13,7 @@ STAGES = {
     "train": "train it on the shards, with exact resume",
     "tune": "teach it to answer, from conversations",
     "align": "let it prefer: reward models, DPO, PPO, GRPO",
+    "quantize": "the same model in fewer bits, and what that costs",
     "infer": "continue the recipe's prompts",
     "evaluate": "measure bits per byte on the validation documents",
 }

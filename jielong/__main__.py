@@ -39,7 +39,9 @@ from jielong.console import (
 )
 from jielong.errors import InputError
 from jielong.infer.commands import COMMANDS as INFER_COMMANDS
+from jielong.model_commands import COMMANDS as MODEL_COMMANDS
 from jielong.progress import plain, say
+from jielong.running import check_recipe_processes, commands_for, options_of, run_recipe
 from jielong.tokenizer.shards.commands import COMMANDS as SHARDS_COMMANDS
 from jielong.train.control.commands import COMMANDS as CONTROL_COMMANDS
 
@@ -65,76 +67,6 @@ def _top(
 
 
 # ------------------------------------------------------------------------------------------------ recipes and runs
-
-
-def _run(
-    recipe: str, stages: list[str] | None, data: list[str] | None, settings: list[str] | None, runs_dir: Path, name: str,
-    fresh: bool, json: bool, to: str | None = None, devices: int = 1,
-) -> dict[str, Any]:  # fmt: skip
-    """Run some stages of a recipe (None: all it names) and print the summary."""
-    from jielong import show, workflow
-    from jielong.launch import check_devices, train
-    from jielong.recipe import load
-    from jielong.runs import open_run
-    from jielong.world import this_world
-
-    loaded = load(recipe, settings, data, name)
-    run = open_run(runs_dir, loaded.name)
-    wanted = stages if stages is not None else list(loaded.sections)
-    chain = workflow.needed(loaded, wanted[-1]) if stages is not None else wanted
-    elsewhere: Callable[[str, int | None], None] | None = None
-    trained = [stage for stage in workflow.TOGETHER if stage in chain]
-    if devices > 1 and trained:
-        if "train" in trained:
-            _check_processes(loaded, devices)
-        check_devices(devices, getattr(loaded.sections[trained[0]], "device", "auto"))
-        again = [*_options(recipe, data, settings, runs_dir, name), *(["--fresh"] if fresh else [])]
-
-        def in_processes(stage: str, lock: int | None) -> None:
-            train([stage, *again], devices, lock)
-
-        elsewhere = in_processes
-    outcomes = workflow.run_stages(loaded, run, chain, tuple(wanted) if fresh else (), to, elsewhere)
-    if not this_world().first:
-        return {}
-    if not json:
-        tell(show.summary(run, outcomes, workflow.places(run), workflow.continuations(run) if stages is None else []))
-    return {
-        "run": str(run.root),
-        "up_to_date": all(outcome.state == "up to date" for outcome in outcomes),
-        "stages": {o.stage: {"state": o.state, "seconds": o.seconds, "counts": o.counts} for o in outcomes},
-        "continuations": workflow.continuations(run) if stages is None else [],
-        "places": workflow.places(run),
-    }
-
-
-def _options(recipe: str, data: list[str] | None, settings: list[str] | None, runs_dir: Path, name: str) -> list[str]:
-    """The arguments of a stage's command, as one would write them again."""
-    more = [f"--data={one}" for one in data or []] + [f"--set={one}" for one in settings or []]
-    more += [f"--runs-dir={runs_dir}"] if runs_dir != RUNS else []
-    return [recipe, *more, *([f"--name={name}"] if name else [])]
-
-
-def _commands(name: str, options: list[str], nodes: int, devices: int, json: bool) -> dict[str, Any]:
-    """What to run on several machines."""
-    from jielong.launch import texts
-
-    found = texts(name, options, nodes, devices)
-    if not json:
-        tell("\n\n".join(f"# {title}: {nodes} machines with {devices} devices each\n{text}"
-                         if title != "slurm" else f"# {title}: a file for sbatch\n{text}"
-                         for title, text in found.items()))  # fmt: skip
-    return {"commands": found}
-
-
-def _check_processes(loaded: Any, processes: int) -> None:
-    """Refuse a number of processes that a step cannot be divided among, before any is started."""
-    from jielong.model.config import Config as ModelConfig
-    from jielong.train.config import Config as TrainConfig
-    from jielong.train.config import check_processes
-
-    longest = loaded.section("model", ModelConfig).max_position_embeddings
-    check_processes(loaded.section("train", TrainConfig), longest, processes)
 
 
 def _presets(json: bool) -> dict[str, Any]:
@@ -211,7 +143,7 @@ def _stage_command(stage: str) -> None:
         recipe: RecipeArg, data: DataOpt = None, settings: SetOpt = None, runs_dir: RunsOpt = RUNS, name: NameOpt = "",
         fresh: FreshOpt = False, json: JsonOpt = False,
     ) -> dict[str, Any]:  # fmt: skip
-        return _run(recipe, [stage], data, settings, runs_dir, name, fresh, json)
+        return run_recipe(recipe, [stage], data, settings, runs_dir, name, fresh, json)
 
     def data_command(
         recipe: RecipeArg, data: DataOpt = None, settings: SetOpt = None, runs_dir: RunsOpt = RUNS, name: NameOpt = "",
@@ -220,7 +152,7 @@ def _stage_command(stage: str) -> None:
         if recipe == "presets":
             return _presets(json)
         chosen = [*(settings or []), *([f"data.engine={engine}"] if engine else [])]
-        return _run(recipe, [stage], data, chosen, runs_dir, name, fresh, json, to)
+        return run_recipe(recipe, [stage], data, chosen, runs_dir, name, fresh, json, to)
 
     def train_command(
         recipe: RecipeArg, data: DataOpt = None, settings: SetOpt = None, runs_dir: RunsOpt = RUNS, name: NameOpt = "",
@@ -237,11 +169,13 @@ def _stage_command(stage: str) -> None:
             if fresh:
                 raise InputError("--fresh: not together with --print-commands; run jielong model RECIPE --fresh first")
             loaded = load(recipe, settings, data, name)
-            _check_processes(loaded, (nodes or 2) * devices)
-            return _commands(loaded.name, _options(recipe, data, settings, runs_dir, name), nodes or 2, devices, json)
+            check_recipe_processes(loaded, (nodes or 2) * devices)
+            return commands_for(
+                loaded.name, options_of(recipe, data, settings, runs_dir, name), nodes or 2, devices, json
+            )
         if nodes is not None:
             raise InputError("--nodes: several machines are started from outside; add --print-commands to see how")
-        return _run(recipe, [stage], data, settings, runs_dir, name, fresh, json, devices=devices)
+        return run_recipe(recipe, [stage], data, settings, runs_dir, name, fresh, json, devices=devices)
 
     kinds: dict[str, Callable[..., dict[str, Any]]] = {
         "data": data_command,
@@ -260,89 +194,15 @@ def run(
     recipe: RecipeArg, data: DataOpt = None, settings: SetOpt = None, runs_dir: RunsOpt = RUNS, name: NameOpt = "",
     fresh: FreshOpt = False, devices: DevicesOpt = 1, json: JsonOpt = False,
 ) -> dict[str, Any]:  # fmt: skip
-    return _run(recipe, None, data, settings, runs_dir, name, fresh, json, devices=devices)
+    return run_recipe(recipe, None, data, settings, runs_dir, name, fresh, json, devices=devices)
 
 
 for _stage in STAGES:
-    if _stage != "evaluate":  # below: it also takes a model
+    if _stage in MODEL_COMMANDS:  # they also take a model
+        _command, _help = MODEL_COMMANDS[_stage]
+        app.command(name=_stage, help=_help)(friendly(_command))
+    else:
         _stage_command(_stage)
-
-
-def _context_lengths(
-    target: str, lengths: str, data: list[str] | None, scalings: list[str], out: Path, runs_dir: Path, json: bool
-) -> dict[str, Any]:
-    """Bits per byte and passkey accuracy against the length of the context: a table, a page and a file."""
-    from jielong import show
-    from jielong.evaluate.lengths import measure_model, parse_lengths, parse_scaling
-    from jielong.evaluate.lengths_page import notes, tables, write_page
-    from jielong.runs import write_json
-
-    if out.is_file():
-        raise InputError(f"--out: a file, got {out}; give a folder")
-    wanted, stretched = parse_lengths(lengths), [parse_scaling(text) for text in scalings]
-    found = measure_model(target, runs_dir, wanted, data, stretched)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "lengths.json", found)
-    write_page(found, out / "lengths.html", target)
-    if not json:
-        for head, rows in tables(found):
-            tell(show.table(head, rows) + "\n")
-        tell("\n".join([*notes(found), f"The page, with curves: {out / 'lengths.html'}"]))
-    return {**found, "page": str(out / "lengths.html")}
-
-
-@app.command(help="Stage: measure bits per byte, of a recipe's run or of any model on any text.")
-@friendly
-def evaluate(
-    target: Annotated[str, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or with --data a model.")],
-    data: Annotated[
-        list[str] | None, typer.Option("--data", metavar="GLOB", help="Measure the model on these files (repeatable).")
-    ] = None,
-    context_lengths: Annotated[
-        str | None,
-        typer.Option("--context-lengths", metavar="N,N,...", help="Measure a model against the length of its context."),
-    ] = None,
-    rope_scaling: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--rope-scaling", metavar="TYPE:FACTOR", help="With --context-lengths: under this scaling too (repeatable)."
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="With --context-lengths: folder for lengths.html and lengths.json; default: here."),
-    ] = None,
-    settings: SetOpt = None,
-    runs_dir: RunsOpt = RUNS,
-    name: NameOpt = "",
-    fresh: FreshOpt = False,
-    json: JsonOpt = False,
-) -> dict[str, Any]:
-    if context_lengths is not None:
-        if name or fresh or settings:
-            raise InputError(
-                "--context-lengths: measures a model as it is; --set, --name and --fresh do not go with it"
-            )
-        return _context_lengths(target, context_lengths, data, rope_scaling or [], out or Path(), runs_dir, json)
-    if rope_scaling or out is not None:
-        raise InputError("--rope-scaling, --out: belong to --context-lengths; give it, for example 256,512,1024")
-    if not data:
-        result = _run(target, ["evaluate"], None, settings, runs_dir, name, fresh, json)
-        return result | {"results": result["stages"]["evaluate"]["counts"]}
-    if name or fresh or any(not setting.startswith("evaluate.") for setting in settings or []):
-        raise InputError("--data: measures a model as it is; only --set evaluate.KEY=VALUE goes with it")
-    from jielong import show
-    from jielong.evaluate.config import Config
-    from jielong.evaluate.stage import evaluate_files
-    from jielong.infer.models import open_model
-    from jielong.recipe import parse_overrides
-
-    config = parse_overrides("evaluate", Config, settings or [])
-    model, tokenizer, folder = open_model(target, runs_dir)
-    results = evaluate_files(model, tokenizer, data, config)
-    if not json:
-        tell(show.table(["measure", "value"], [[key, show.number(value)] for key, value in results.items()]))
-    return {"model": str(folder), "results": results}
 
 
 @app.command(help="Numbers before training: parameters, FLOPs, memory, micro-batch, time, cost, compute-optimal size.")

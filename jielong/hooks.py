@@ -16,9 +16,11 @@ SAMPLED = 3  # held-out prompts that are answered where the recipe names none
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from jielong.infer.config import Config as InferConfig
     from jielong.model.transformer import CausalLM
+    from jielong.quantize.text import Text
 
 
 def training_hooks(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -115,7 +117,6 @@ def aligning_hooks(recipe: Recipe, run: Run) -> dict[str, Any]:
     """What the align stage takes: answers to learn from, answers to the sample questions beside those of the base, answers to whoever
     watches, and answers of a folder's model for the judge.
     """
-    from pathlib import Path
 
     from jielong.align.config import Config as AlignConfig
     from jielong.align.examples import Examples
@@ -167,3 +168,26 @@ def _with_settings(infer: InferConfig, settings: dict[str, Any]) -> InferConfig:
     given = {**infer.model_dump(), **settings}
     given |= {key: None for key, off in (("top_k", 0), ("top_p", 1)) if given[key] == off}  # as on the command line
     return parse_section("infer", type(infer), given)
+
+
+def compare_models(models: dict[str, Path], text: Text, folder: Path, tokens: int) -> dict[str, Any]:
+    """What the quantize stage takes: models by name, the full one first, measured on a text, with a page and a file in `folder`."""
+    from jielong.evaluate.models_compared import COMPARED_TOKENS, ROW, compare
+    from jielong.evaluate.models_compared_page import write_page
+    from jielong.infer.models import config_folder
+    from jielong.model.hf import read_config
+    from jielong.runs import write_json
+
+    full = next(iter(models.values()))
+    longest = read_config(config_folder(full)).get("max_position_embeddings", ROW)
+    rows = text.rows(min(ROW, longest, text.tokens), COMPARED_TOKENS)
+    found = compare(models, text.shards, text.documents, rows, tokens)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "compare.json", found)
+    write_page(found, folder / "compare.html", full.name)
+    return found
+
+
+def quantizing_hooks(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """What the quantize stage takes: the full and the small model measured beside each other."""
+    return {"compare": compare_models}

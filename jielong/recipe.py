@@ -272,12 +272,18 @@ def parse_section(stage: str, kind: type[S], table: dict[str, Any]) -> S:
         raise RecipeError("\n".join(_explain_all(stage, kind, error, table))) from None
 
 
-def parse_overrides(stage: str, kind: type[S], overrides: list[str]) -> S:
-    """One stage's table from `stage.key=value` overrides alone."""
+def overrides_of(stage: str, overrides: list[str]) -> dict[str, Any]:
+    """What `stage.key=value` overrides say of one stage's table."""
     table: dict[str, Any] = {}
     for override in overrides:
         _apply_override(table, override)
-    return parse_section(stage, kind, table.get(stage, {}))
+    found: dict[str, Any] = table.get(stage, {})
+    return found
+
+
+def parse_overrides(stage: str, kind: type[S], overrides: list[str]) -> S:
+    """One stage's table from `stage.key=value` overrides alone."""
+    return parse_section(stage, kind, overrides_of(stage, overrides))
 
 
 Check = Callable[[dict[str, Section]], list[str]]

@@ -282,6 +282,33 @@ def align_section(found: Contents) -> Piece:
     return body + training_section(found, "align")
 
 
+def quantize_section(found: Contents) -> Piece:
+    """What the small model costs beside the full one."""
+    counts = found.counts("quantize")
+    body = properties(
+        ("method", "方法", code(counts.get("method"))),
+        ("bits a weight", "每权重比特", exact(counts.get("bits"), "g")),
+        ("matrices", "矩阵", exact(counts.get("layers"))),
+        ("weights on disk, full → small", "磁盘权重，之前 → 之后", code(
+            " → ".join(human_bytes(counts[key]) for key in ("bytes_before", "bytes") if isinstance(counts.get(key), int)) or "–"
+        )),
+    )  # fmt: skip
+    rows = (counts.get("compared") or {}).get("models") or []
+    if rows:
+        head = [say("model", "模型"), say("bits per byte", "每字节比特"), say("KL, nats a token", "KL（奈特/词元）"),
+                say("same first choice", "首选相同"), say("tokens/s", "词元/秒")]  # fmt: skip
+        cells = [
+            [data(str(row.get("name"))), exact(row.get("bits_per_byte"), ".4f"), exact(row.get("divergence"), ".4f"),
+             exact(row.get("same_first"), ".1%"), exact(row.get("tokens_per_second"), ".0f")]
+            for row in rows
+        ]  # fmt: skip
+        body += table(head, cells)
+    place = "quantize/compare/compare.html"
+    if (found.run.root / place).is_file():
+        body += Piece(f"<p>{link(place).html}</p>\n", f"{link(place).markdown}\n\n")
+    return body
+
+
 def evaluate_section(found: Contents) -> Piece:
     """The measures on the validation documents."""
     measures = properties(
@@ -343,6 +370,7 @@ SECTIONS: dict[str, tuple[Words, Callable[[Contents], Piece]]] = {
     "train": (Words("Training", "训练"), lambda found: training_section(found, "train")),
     "tune": (Words("Tuning", "微调"), tune_section),
     "align": (Words("Alignment", "对齐"), align_section),
+    "quantize": (Words("Fewer bits", "量化"), quantize_section),
     "evaluate": (Words("Evaluation", "评测"), evaluate_section),
     "files": (Words("Where everything is", "文件所在"), files_section),
 }

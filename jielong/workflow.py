@@ -29,7 +29,7 @@ import orjson
 
 from jielong import STAGES, launch, storage, uploads
 from jielong.errors import InputError, ModelError, RunError
-from jielong.hooks import aligning_hooks, training_hooks, tuning_hooks
+from jielong.hooks import aligning_hooks, quantizing_hooks, training_hooks, tuning_hooks
 from jielong.metrics import read_jsonl
 from jielong.progress import human_seconds, say
 from jielong.recipe import Recipe, to_toml
@@ -57,6 +57,7 @@ UPSTREAM: dict[str, tuple[str, ...]] = {
     "train": ("tokenizer", "model"),
     "tune": ("train",),
     "align": ("train",),
+    "quantize": ("train",),
     "infer": ("train",),
     "evaluate": ("tokenizer", "train"),
 }
@@ -83,7 +84,7 @@ def upstream(recipe: Recipe, stage: str) -> tuple[str, ...]:
     ]
     if getattr(recipe.sections.get("align"), "method", None) == "reward":  # it says what text is worth, and writes none
         before = [name for name in before if name != "align"]
-    if not before or stage not in ("align", "infer", "evaluate"):
+    if not before or stage not in ("align", "quantize", "infer", "evaluate"):
         return UPSTREAM[stage]
     own = tuple(name for name in UPSTREAM[stage] if name in recipe.sections) if stage == "evaluate" else ()
     answers = ("tune",) if stage == "evaluate" and before[-1] == "align" and "tune" in before else ()
@@ -363,7 +364,7 @@ def _difference(recipe: Recipe, run: Run, stage: str, manifest: dict[str, Any]) 
 def _call(recipe: Recipe, context: StageContext, stage: str) -> dict[str, Any]:
     """Call a stage's `run`, with the functions that it takes from stages to its right."""
     module, section = stage_module(stage), recipe.sections[stage]
-    makers = {"train": training_hooks, "tune": tuning_hooks, "align": aligning_hooks}
+    makers = {"train": training_hooks, "tune": tuning_hooks, "align": aligning_hooks, "quantize": quantizing_hooks}
     hooks = makers[stage](recipe, context.run) if stage in makers else {}
     counts: dict[str, Any] = module.run(section, context, recipe.folder, **hooks)
     return counts
@@ -396,6 +397,8 @@ def places(run: Run) -> dict[str, str]:
         "metrics": run.stage("train") / "metrics.jsonl",
         "conversations": run.stage("tune") / "data" / "report.html",
         "preferences": run.stage("align") / "data" / "report.html",
+        "quantized model": run.stage("quantize") / "model",
+        "comparison": run.stage("quantize") / "compare" / "compare.html",
         "continuations": run.stage("infer") / "samples.jsonl",
         "evaluation": run.stage("evaluate") / "results.json",
     }

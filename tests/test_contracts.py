@@ -43,9 +43,25 @@ TOP = {
     "show",
     "report",
     "report_training",
+    "running",
+    "model_commands",
 }  # files at the root that may import every stage
 APART = {"charts"}  # pure functions, for the ground floor too
-HEAVY = {"torch", "transformers", "accelerate", "deepspeed", "peft", "trl", "ray", "gradio", "fastapi"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "accelerate",
+    "deepspeed",
+    "peft",
+    "trl",
+    "ray",
+    "gradio",
+    "fastapi",
+    "gptqmodel",
+    "torchao",
+    "bitsandbytes",
+    "gguf",
+}
 ORDER = list(STAGES)
 
 
@@ -117,7 +133,7 @@ def test_heavy_packages_are_imported_inside_functions(path: Path) -> None:
     stage = path.relative_to(PACKAGE).parts[0]
     heavy = {name.split(".")[0] for name in imports(path, top_level_only=True)} & HEAVY
     # the files that are about tensors import torch; nothing reaches them before it is needed
-    tensors = stage in ("model", "train", "align", "infer", "evaluate") and path.stem not in (
+    tensors = stage in ("model", "train", "align", "quantize", "infer", "evaluate") and path.stem not in (
         "config",
         "stage",
         "__init__",

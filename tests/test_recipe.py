@@ -20,7 +20,7 @@ from tests.corpus import write_recipe
 
 def test_tiny_is_shipped_and_names_every_stage_of_a_base_model() -> None:
     assert "tiny" in shipped()
-    assert list(load("tiny").sections) == [stage for stage in STAGES if stage not in ("tune", "align")]
+    assert list(load("tiny").sections) == [stage for stage in STAGES if stage not in ("tune", "align", "quantize")]
 
 
 def test_data_of_a_recipe_that_only_tunes_are_conversations(tmp_path: Path) -> None:

@@ -49,6 +49,10 @@ COUNTS: dict[str, dict[str, Any]] = {
               "examples_prepared": {"read": 8, "train": 6, "validation": 1, "rejected": {"equal": 1}},
               "reward": {"steps": 4, "validation_accuracy": 0.8},
               "judged": {"win_rate": 0.625, "interval": {"low": 0.4, "high": 0.8}, "prompts": 20}},
+    "quantize": {"method": "int4", "bits": 4, "layers": 14, "bytes_before": 4_000_000, "bytes": 1_200_000,
+                 "compared": {"models": [
+                     {"name": "full", "bits_per_byte": 1.6543, "divergence": 0.0, "same_first": 1.0, "tokens_per_second": 500.0},
+                     {"name": "int4<b>", "bits_per_byte": 1.6612, "divergence": 0.0123, "same_first": 0.95, "tokens_per_second": None}]}},
     "infer": {},
     "evaluate": {},
 }  # fmt: skip
@@ -270,7 +274,7 @@ def test_key_figures(full: Run) -> None:
         "<b>123k · 12.3 万</b>",
         "<b>300</b>",
         "<b>1.654</b>",
-        "<b>12 s · 12 秒</b>",
+        "<b>14 s · 14 秒</b>",
     ):
         assert figure in text
     assert "1 of 3 steps have no finite loss" in text

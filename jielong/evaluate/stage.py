@@ -5,29 +5,21 @@ from __future__ import annotations
 
 import itertools
 import math
-import tempfile
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jielong.errors import DataError
 from jielong.evaluate.config import Config
 from jielong.progress import Progress
 from jielong.runs import StageContext, trained_stage, write_json
-from jielong.storage import size_of
-from jielong.tokenizer.encoding_arrays import batches
 from jielong.tokenizer.folder import TokenizerFolder
-from jielong.tokenizer.shards.manifest import Scheme, write_manifest
 from jielong.tokenizer.shards.reading import Shards
-from jielong.tokenizer.shards.writing import ShardWriter
+from jielong.tokenizer.shards.temporary import shards_of_files
 
 if TYPE_CHECKING:
     from jielong.model.transformer import CausalLM
 
 FORMAT = 2
 LONGEST_ROW = 4096  # tokens; a model with a longer context is measured in rows of this, so that memory stays bounded
-SHARD_TOKENS = 10_000_000  # of the temporary shards that `evaluate_files` makes
 
 
 def inputs(config: Config, folder: Path) -> list[tuple[str, Any]]:
@@ -102,33 +94,8 @@ def evaluate_files(model: CausalLM, tokenizer: TokenizerFolder, paths: list[str]
 
     Records that cannot be read are counted under `rejected`, by reason.
     """
-    from jielong.data.config import Source
-    from jielong.data.reading.readers import BadRecord, expand, read_file
-
-    rejected: Counter[str] = Counter()
-    scheme = Scheme(tokenizer.size, tokenizer.end_id)
-    files = [(file, Source(name="text", path=path)) for path in paths for file in expand(path, Path.cwd())]
-    with tempfile.TemporaryDirectory() as folder:
-
-        def texts() -> Iterator[list[tuple[str, str]]]:
-            for file, source in files:
-                for record in read_file(file, source, bar.advance):
-                    if isinstance(record, BadRecord):
-                        rejected[record.reason] += 1
-                    else:
-                        yield [(record.text, source.name)]
-
-        with (
-            Progress("evaluate: tokenising", sum(size_of(file) for file, _ in files), "B") as bar,
-            ShardWriter(Path(folder), "text", scheme, SHARD_TOKENS) as writer,
-        ):
-            for batch, _ in batches(texts()):
-                writer.add(batch, tokenizer.encode(batch))
-        if writer.documents == 0:
-            raise DataError(f"--data: no readable document, got {', '.join(paths)}; look at them with: jielong check")
-        write_manifest(Path(folder), scheme, {"text": writer.summary()})
-        found = evaluate(model, Shards(Path(folder), "text"), config, tokenizer.start_id)
-    return found | {"rejected": dict(rejected)}
+    with shards_of_files(paths, tokenizer, "evaluate: tokenising") as (shards, rejected):
+        return evaluate(model, shards, config, tokenizer.start_id) | {"rejected": rejected}
 
 
 def evaluate(model: CausalLM, shards: Shards, config: Config, start_id: int | None = None) -> dict[str, Any]:

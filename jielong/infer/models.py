@@ -88,7 +88,7 @@ def open_model(
     folder = find_model(model, runs_dir)
     place = choose_device(device, "device")
     tokenizer, config = open_tokenizer(folder), read_config(config_folder(folder))
-    loaded = load_folder(folder)
+    loaded = load_folder(folder, quantized=True)
     if tokenizer.size > loaded.config.vocabulary:
         raise ModelError(
             f"{folder}: the tokenizer has {tokenizer.size} ids, the model {loaded.config.vocabulary} embeddings; "

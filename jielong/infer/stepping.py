@@ -6,7 +6,7 @@ stepper, to which each row's next token is given and which returns the logits af
 | stepper | for | a step |
 |---|---|---|
 | TorchStepper | everything | the model's own forward pass over a cache |
-| CompiledDecoder | dense models, CPU, keys and values of all tokens | one compiled call (jielong/infer/compiled/) |
+| CompiledDecoder | dense models, in integers too, CPU, keys and values of all tokens | one compiled call (jielong/infer/compiled/) |
 | GraphStepper | CUDA, keys and values of all tokens | one replay of a captured graph (jielong/infer/graphs.py) |
 
 All give the same logits, up to rounding; the first is the slow twin of the others. What stays outside of a step is the same
@@ -18,6 +18,7 @@ follow, from the first token on: a cache has exactly that capacity.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -28,6 +29,7 @@ from jielong.infer import graphs
 from jielong.infer.cache import HiddenCache, Kept, KVCache, RollingCache
 from jielong.infer.config import Config, against_model
 from jielong.infer.prefix import Prefix
+from jielong.model.quantized.linear import QuantizedLinear
 from jielong.model.transformer import CausalLM
 
 if TYPE_CHECKING:
@@ -186,7 +188,8 @@ def _compiled(model: CausalLM, cache: KVCache, padding_B: Tensor | None) -> Comp
     from jielong.infer.compiled.decoder import CompiledDecoder
 
     if _is_frozen(model):
-        state = [(weight.data_ptr(), weight._version) for weight in model.parameters()]  # another one, other weights
+        weights = chain(model.parameters(), model.buffers())  # integers are buffers
+        state = [(weight.data_ptr(), weight._version) for weight in weights]  # another one, other weights
         before, decoder = model.__dict__.pop(SPARE, (None, None))
         if before != state:
             decoder = CompiledDecoder(model, 1, 1, frozen=True)
@@ -221,8 +224,15 @@ def compiled_against(model: CausalLM, config: Config, rows: int, count: int) -> 
         return f"torch is as fast with {rows * config.num_beams} rows"
     if count < FEWEST_TOKENS:
         return f"not worth it for {count} tokens"
-    if sum(parameter.numel() for parameter in model.parameters()) < FEWEST_WEIGHTS:
+    if _count_weights(model) < FEWEST_WEIGHTS:
         return "not worth it for a tiny model"
     from jielong.infer.compiled.decoder import CompiledDecoder
 
-    return CompiledDecoder.reason_against(model.config, weight.device, weight.dtype)
+    return CompiledDecoder.reason_against(model)
+
+
+def _count_weights(model: CausalLM) -> int:
+    """Parameters, and weights that are integers."""
+    dense = sum(parameter.numel() for parameter in model.parameters())
+    integers = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+    return dense + sum(layer.out_features * layer.in_features for layer in integers)

@@ -17,7 +17,16 @@ from torch import Tensor, nn
 from jielong.model.transformer import CausalLM
 
 SCORE, VALUE = "score.weight", "value.weight"  # names of their tensors
+SCALES = (
+    ".in_scale",
+    ".out_scale",
+)  # of layers of signs, which are vectors beside a full weight while they are trained
 CLASSIFIER = "ForSequenceClassification"
+
+
+def is_beside(name: str) -> bool:
+    """Whether a tensor is of training alone: no published model folder has it, and checkpoints hold it apart."""
+    return name == VALUE or name.endswith(SCALES)
 
 
 def add_head(model: CausalLM, name: Literal["score", "value"], seed: int | None = None) -> None:

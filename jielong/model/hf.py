@@ -29,6 +29,7 @@ from jielong.model.hf_config import (
     to_hf_config,
 )
 from jielong.model.hf_weights import read_weights, write_weights
+from jielong.model.quantized.opening import QUANTIZATION, opening
 from jielong.model.transformer import CausalLM
 from jielong.runs import hash_file, write_json
 
@@ -122,12 +123,15 @@ def verify_checksums(folder: Path) -> dict[str, str]:
     return sums
 
 
-def load_folder(folder: Path, attention: str | None = None, frozen: Frozen | None = None) -> CausalLM:
+def load_folder(
+    folder: Path, attention: str | None = None, frozen: Frozen | None = None, quantized: bool = False
+) -> CausalLM:
     """Open a Hugging Face folder as our model, float32, on the CPU; its `stored_dtype` is the type on disk.
 
     A folder with an adapter is opened as its base with the adapter folded in; a reward model has a `score`, and no output layer.
 
     attention: the kernel, as in the recipe; None: auto. frozen: how weights that nobody trains are held, and where.
+    quantized: a quantized folder is opened too, to be used, not trained.
     Raises CheckpointError for a damaged file and ModelError for what can not be represented.
     """
     verify_checksums(folder)
@@ -135,26 +139,31 @@ def load_folder(folder: Path, attention: str | None = None, frozen: Frozen | Non
         assert frozen is None, "a base for adapters is no adapter"
         return merged(load_folder(base_of(folder), attention), folder)
     table = read_config(folder)
-    config = from_hf_config(table, str(folder / "config.json"))
+    packed = opening(folder, table) if quantized else None
+    config = from_hf_config({**table, QUANTIZATION: None} if packed else table, str(folder / "config.json"))
     if attention is not None:
         config = config.model_copy(update={"attention": attention})
     with torch.device("meta"):
         model = CausalLM(config)
         if is_scored(table):
             add_head(model, "score")
-        if frozen is not None:
-            frozen.swap(model)
+        for holder in (frozen, packed):
+            if holder is not None:
+                holder.swap(model)
     tied = HEAD if config.tie_word_embeddings or is_scored(table) else None
     shapes = {name: value.shape for name, value in model.state_dict().items()}
-    state, stored = read_weights(folder, shapes, tied, *([frozen.take] if frozen is not None else []))
+    take = {} if frozen is None else {"take": frozen.take}
+    state, stored = read_weights(folder, shapes, tied, **take, tensors=packed.tensors() if packed else None)
     if tied:
         state[tied] = state["model.embed_tokens.weight"]
     if frozen is not None:
         frozen.place(state)
-    model.load_state_dict(state, assign=True, strict=frozen is None)
+    if packed is not None:
+        packed.place(model, state)
+    model.load_state_dict(state, assign=True, strict=frozen is None and packed is None)
     if tied:
         model.lm_head.weight = model.model.embed_tokens.weight
-    model.requires_grad_(frozen is None)
+    model.requires_grad_(frozen is None and packed is None)
     assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())), "a buffer that no file holds"
     model.stored_dtype = stored
     return model

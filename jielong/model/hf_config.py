@@ -147,11 +147,11 @@ def _window(config: Config) -> str:
 # ----------------------------------------------------------------------------------------------------- writing
 
 
-def to_hf_config(config: Config, end_id: int, start_id: int | None = None) -> dict[str, Any]:
+def to_hf_config(config: Config, end_id: int, start_id: int | None = None, own: bool = False) -> dict[str, Any]:
     """The config.json of a model. start_id: the input before every document in training (`Shards.start_id`), which is its
-    bos; None: the end-of-text.
+    bos; None: the end-of-text. own: of a class of our own, though transformers may have one.
     """
-    model_type, architecture = class_of(config)
+    model_type, architecture = OWN if own else class_of(config)
     head = {"architectures": [architecture], "model_type": model_type}
     tail = {
         "bos_token_id": end_id if start_id is None else start_id,

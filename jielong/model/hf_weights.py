@@ -18,7 +18,7 @@ copied once from the mapped file to its place.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,35 +139,36 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_weights(
-    folder: Path, shapes: dict[str, torch.Size], tied: str | None, take: Take = lambda name, tensor: tensor.float()
-) -> tuple[dict[str, Tensor], torch.dtype]:
+    folder: Path, shapes: dict[str, torch.Size], tied: str | None, take: Take = lambda name, tensor: tensor.float(),
+    tensors: Iterable[tuple[str, Tensor]] | None = None,
+) -> tuple[dict[str, Tensor], torch.dtype]:  # fmt: skip
     """The tensors of `shapes`, float32, and the type that they had on disk: bfloat16 or float16 if all of them, else float32.
 
     tied: name of a tensor that may be missing, and that is left out where it is there. take: what is kept of each, in place of float32
-    (frozen.py); it gets its name and the tensor of the file, experts stacked.
+    (frozen.py); it gets its name and the tensor of the file, experts stacked. tensors: names and tensors, in place of the files' own.
     Raises CheckpointError for a file that is damaged, ModelError for tensors that are not the ones asked for.
     """
     state: dict[str, Tensor] = {}
     filled: dict[str, set[Place]] = {}
     unknown: list[str] = []
     kinds: set[torch.dtype] = set()
-    for file in weight_files(folder):
-        for name, tensor in tensors_of(file):
-            place = place_of(name)
-            if name.endswith(IGNORED) or place.name == tied:
-                continue
-            if place.name not in shapes or (place.expert is not None and place.expert >= shapes[place.name][0]):
-                unknown.append(name)
-                continue
-            _check(name, tensor, place.of(torch.empty(shapes[place.name], device="meta")).shape, folder)
-            kinds.add(tensor.dtype)
-            if place.expert is None:
-                state[place.name] = take(place.name, tensor)
-                continue
-            if place.name not in state:
-                state[place.name] = torch.empty(shapes[place.name], dtype=torch.float32)
-            place.of(state[place.name]).copy_(tensor)
-            filled.setdefault(place.name, set()).add(place)
+    given = (pair for file in weight_files(folder) for pair in tensors_of(file)) if tensors is None else tensors
+    for name, tensor in given:
+        place = place_of(name)
+        if name.endswith(IGNORED) or place.name == tied:
+            continue
+        if place.name not in shapes or (place.expert is not None and place.expert >= shapes[place.name][0]):
+            unknown.append(name)
+            continue
+        _check(name, tensor, place.of(torch.empty(shapes[place.name], device="meta")).shape, folder)
+        kinds.add(tensor.dtype)
+        if place.expert is None:
+            state[place.name] = take(place.name, tensor)
+            continue
+        if place.name not in state:
+            state[place.name] = torch.empty(shapes[place.name], dtype=torch.float32)
+        place.of(state[place.name]).copy_(tensor)
+        filled.setdefault(place.name, set()).add(place)
     missing = [name for name in shapes if name not in state and name != tied]
     for name, places in filled.items():
         if len(places) < shapes[name][0] * (2 if name.endswith("gate_up_proj") else 1):
@@ -181,6 +182,15 @@ def read_weights(
         state[name] = take(name, state[name])
     kind = kinds.pop() if len(kinds) == 1 else torch.float32
     return state, kind if kind in (torch.bfloat16, torch.float16) else torch.float32
+
+
+def names_of(file: Path) -> list[str]:
+    """The names of a safetensors file's tensors. Raises CheckpointError for a damaged one."""
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            return list(opened.keys())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: cannot be read as safetensors ({error}); get the file again") from None
 
 
 def tensors_of(file: Path) -> Iterator[tuple[str, Tensor]]:

@@ -5,7 +5,7 @@
       adapter_config.json, adapter_model.safetensors                              in its place, where an adapter is trained
       trainer/state.json              step, data position, guard, loss scale, fingerprint of the recipe
       trainer/optimizer.safetensors   trainer/random.safetensors
-      trainer/heads.safetensors       only with PPO: the value head, which is of training alone
+      trainer/heads.safetensors       what is of training alone: PPO's value head, the scales of layers of signs
       trainer/weights.safetensors     only with ema_decay: model.safetensors is the average then, and training goes on with these
       checksums.json                  of every file; checked before anything is loaded
 
@@ -30,7 +30,7 @@ from torch import Tensor
 from jielong.errors import CheckpointError
 from jielong.model.adapters import Adapted, read_tensors, save_adapter
 from jielong.model.config import Config as ModelConfig
-from jielong.model.heads import SCORE, VALUE
+from jielong.model.heads import SCORE, is_beside
 from jielong.model.hf import CHECKSUMS, HEAD, load_folder, save_state, verify_checksums, write_checksums, write_configs
 from jielong.progress import say
 from jielong.runs import publish, write_json
@@ -130,9 +130,9 @@ def save(
     try:
         averaged = {name: tensor for name, tensor in snapshot.averaged.items() if name != STEPS}
         ends = (tokenizer.end_id, tokenizer.start_id)
-        weights = {name: tensor for name, tensor in snapshot.weights.items() if name != VALUE}
-        if VALUE in snapshot.weights:
-            save_file({VALUE: snapshot.weights[VALUE]}, str(partial / TRAINER / HEADS))
+        weights = {name: tensor for name, tensor in snapshot.weights.items() if not is_beside(name)}
+        if beside := {name: tensor for name, tensor in snapshot.weights.items() if is_beside(name)}:
+            save_file(beside, str(partial / TRAINER / HEADS))
         if adapted is not None:
             save_adapter(weights, adapted, partial)
             write_configs(config, "float32", partial, *ends, tokenizer.stop_ids, SCORE in weights)
@@ -206,7 +206,7 @@ def read_snapshot(
 
 
 def read_heads(checkpoint: Path) -> dict[str, Tensor]:
-    """What a checkpoint keeps of a model beside what it publishes: the value of PPO, or nothing. Raises CheckpointError."""
+    """What a checkpoint keeps of a model beside what it publishes (heads.is_beside), or nothing. Raises CheckpointError."""
     return _tensors(checkpoint, HEADS) if (checkpoint / TRAINER / HEADS).is_file() else {}
 
 

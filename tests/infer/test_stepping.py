@@ -13,6 +13,8 @@ from jielong.infer.batch import generate_batch
 from jielong.infer.cache import SINKS, HiddenCache, KVCache, RollingCache
 from jielong.infer.config import Config
 from jielong.infer.stepping import TorchStepper, begin, compiled_against, padded
+from jielong.model.quantized.linear import Integers, QuantizedLinear
+from jielong.model.transformer import CausalLM
 from tests.infer.twins import POSITIONS, kept_states, make, some_ids
 
 TOLERANCE = 1e-4
@@ -141,6 +143,59 @@ def test_the_compiled_step_gives_the_same_tokens(monkeypatch: pytest.MonkeyPatch
     assert texts() == expected
     sparse = make(num_experts=4, moe_intermediate_size=8)
     assert isinstance(begin(sparse, prompts, 20, greedy)[1], TorchStepper)
+
+
+def quantize(model: CausalLM, first: int = 0) -> CausalLM:
+    """The feed-forward layers' matrices as integers by chance, from 0 to 15."""
+    generator = torch.Generator().manual_seed(first)
+    for block in model.model.layers:
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            shape = getattr(block.mlp, name).weight.shape
+            codes = torch.randint(0, 16, shape, dtype=torch.uint8, generator=generator)
+            scales = torch.rand(shape[0], 1, generator=generator) / 10
+            integers = Integers(codes, scales, torch.full((shape[0], 1), 8, dtype=torch.uint8), 4)
+            setattr(block.mlp, name, QuantizedLinear(integers))
+    return model
+
+
+def test_the_compiled_step_takes_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They count as weights; a layer that somebody else made goes through torch."""
+    from jielong.infer.compiled.decoder import CompiledDecoder
+
+    model, prompts = quantize(make(max_position_embeddings=64)), [[5], [1, 2, 9]]
+    parameters = sum(parameter.numel() for parameter in make().parameters())
+    assert sum(parameter.numel() for parameter in model.parameters()) < parameters
+    greedy = Config(temperature=0.0, max_new_tokens=20, batch_size=2)
+    expected = generate_batch(model, prompts, greedy, frozenset(), [1, 2])
+    monkeypatch.setattr(stepping, "FEWEST_WEIGHTS", parameters + 1)
+    assert compiled_against(model, greedy, 2, 20) == "not worth it for a tiny model"
+    monkeypatch.setattr(stepping, "FEWEST_WEIGHTS", parameters)
+    assert isinstance(begin(model, prompts, 20, greedy)[1], CompiledDecoder)
+    assert generate_batch(model, prompts, greedy, frozenset(), [1, 2]) == expected
+    mlp = model.model.layers[1].mlp
+    mlp.up_proj = torch.nn.Sequential(mlp.up_proj)
+    assert "model.layers.1.mlp.up_proj is of a kind" in str(compiled_against(model, greedy, 2, 20))
+    assert generate_batch(model, prompts, greedy, frozenset(), [1, 2]) == expected
+
+
+def test_integers_that_change_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a decoder that stays with its model for the 16 bits of the other weights."""
+    model = quantize(make(max_position_embeddings=64)).requires_grad_(False)
+    monkeypatch.setattr(stepping, "FEWEST_WEIGHTS", 0)
+    model.stored_dtype = torch.bfloat16
+    greedy = Config(temperature=0.0)
+
+    def stepped() -> tuple[stepping.Stepper, torch.Tensor]:
+        stepper = begin(model, [[5]], 20, greedy)[1]
+        logits_BV = stepper.step(torch.tensor([3]))
+        stepper.close()
+        return stepper, logits_BV
+
+    first, before = stepped()
+    assert stepped()[0] is first
+    model.model.layers[0].mlp.up_proj.codes.bitwise_xor_(1)
+    second, after = stepped()
+    assert second is not first and not torch.allclose(before, after)
 
 
 def test_weights_of_16_bits_stay_with_their_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,16 +6,20 @@ The prompt goes through torch, whose large matrix products nothing here could be
 Weights are not copied: the kernel reads the parameters where they are, so that a model which is still trained is sampled as it
 is now. With `frozen`, float32 matrices that are all bfloat16 or all float16 numbers (a checkpoint that was stored so) are kept
 a second time in 16 bits: half the memory to read, the same values to the last bit. All other float32 weights stay as they
-are, so that the tokens are those of any other float32 program. Sums are float32 in any case.
+are, so that the tokens are those of any other float32 program. Matrices of integers (model/quantized/linear.py) are read as they are,
+each of its own kind: a model may have some in 4 bits, some in 8 and some in float32. Sums are float32 in any case.
 
 A step takes as long as its weights take to be read. The default model (27 M, 107 MB in float32) on two cores of an EPYC 9004: 3.8 ms
 at best, 28 GB/s, where nothing but reading reaches 31; torch's own pass takes 15. More rows cost little: 8 take twice and 32 four
-times as long as one. Up to 128 rows torch was slower.
+times as long as one. Up to 128 rows torch was slower. With its blocks in integers of 8 or 4 bits one row takes less than half of the time
+(benchmarks/quantized.py), and 8 rows, where arithmetic counts, about as long as in float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +27,8 @@ from torch import Tensor
 
 from jielong.infer.compiled import kernels
 from jielong.infer.compiled.sharing import state_size, wait_until_left
-from jielong.infer.compiled.weights import KINDS, Weights
-from jielong.model.config import Config
+from jielong.infer.compiled.vectors import OUTPUTS
+from jielong.infer.compiled.weights import KINDS, Weights, unreadable
 from jielong.model.positions import alibi_slopes, attention_factor, inverse_frequencies, rotary
 from jielong.model.transformer import CausalLM
 from jielong.threads import run_together
@@ -34,20 +38,27 @@ NO_WINDOW = 1 << 62
 Tokens = int | Sequence[int] | np.ndarray | Tensor
 
 
+def _step(alive: list[Tensor], arguments: tuple[Any, ...], thread: int) -> None:
+    """One thread's part. It may come when all is done, and the model gone: what it looks at then must still be there, which is `alive`."""
+    kernels.step(thread, *arguments)
+
+
 class CompiledDecoder:
     """Decodes one token a row at each step; `length` positions of the cache are filled, of `capacity`."""
 
     @staticmethod
-    def reason_against(config: Config, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str | None:
-        """Why a model cannot be decoded here, for the user to read; None: it can. dtype: of its weights."""
-        if torch.device(device).type != "cpu":
-            return f"compiled decoding is for the CPU, the model is on {torch.device(device).type}"
-        if dtype not in KINDS:
-            return f"compiled decoding has no {str(dtype).removeprefix('torch.')} weights"
+    def reason_against(model: CausalLM) -> str | None:
+        """Why a model cannot be decoded here, for the user to read; None: it can."""
+        weight = model.model.embed_tokens.weight
+        if weight.device.type != "cpu":
+            return f"compiled decoding is for the CPU, the model is on {weight.device.type}"
+        if weight.dtype not in KINDS:
+            return f"compiled decoding has no {str(weight.dtype).removeprefix('torch.')} weights"
         for field in ("num_experts", "attn_logit_softcapping", "talking_heads"):
-            if getattr(config, field):
+            if getattr(model.config, field):
                 return f"compiled decoding has no {field}"
-        return None
+        other = unreadable(model)
+        return None if other is None else f"compiled decoding reads weights, and {other}"
 
     def __init__(
         self,
@@ -64,8 +75,7 @@ class CompiledDecoder:
         capacity: positions, those of the prompt and the new ones together. frozen: the weights will not change any more.
         threads: none: as many as torch has, fewer for a tiny model.
         """
-        first = model.model.embed_tokens.weight
-        reason = self.reason_against(model.config, first.device, first.dtype)
+        reason = self.reason_against(model)
         assert reason is None, reason
         self.config, self.rows, self._model = model.config, rows, model
         config = model.config
@@ -103,12 +113,12 @@ class CompiledDecoder:
             for own, given in zip((keys, values), filled, strict=True):
                 own[:, :, :, :length] = given[:, :, :, :length]
         self.keys, self.values, self.length = keys, values, length
-        if (self.rows, self.capacity) != (keys.shape[1], keys.shape[3]):
-            self.rows, self.capacity = keys.shape[1], keys.shape[3]
+        self.rows, self.capacity = keys.shape[1], keys.shape[3]
+        self._weights.find()
+        if [part.shape for part in self._scratch] != self._scratch_shapes():
             self._make_scratch()
         self._padding = np.array([0] * self.rows if padding_B is None else [int(x) for x in padding_B], np.int64)
         assert len(self._padding) == self.rows
-        self._weights.find()
         self._numbers = self._describe()
         self._cos, self._sin = self._angles()
 
@@ -132,7 +142,7 @@ class CompiledDecoder:
                 self.threads if kernels.step.signatures else 1
             )  # compiled (eight seconds) or read from disk by one
             self._others = threads - 1
-            run_together(lambda thread: kernels.step(thread, *arguments), threads)
+            run_together(partial(_step, self._weights.alive, arguments), threads)
         except BaseException:  # interrupted: other threads may still write to what belongs to this step
             self._make_scratch()
             raise
@@ -165,11 +175,11 @@ class CompiledDecoder:
             wait_until_left(self._state, self._others)
             self._others = 0
 
-    def _make_scratch(self) -> None:
-        """Memory of a step, see `kernels.step`, and the counters that its threads share."""
+    def _scratch_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the memory of a step, see `kernels.step`."""
         config, rows, threads = self.config, self.rows, self.threads
         heads, groups, size = config.num_attention_heads, config.num_key_value_heads, config.size_of_head
-        shapes: list[tuple[int, ...]] = [
+        return [
             (rows, config.hidden_size),
             (threads, rows, config.hidden_size),
             (rows, (heads + 2 * groups) * size),
@@ -178,9 +188,14 @@ class CompiledDecoder:
             (rows, config.feed_forward_size),
             (rows, config.hidden_size),
             (threads, heads // groups, self.capacity),
+            (threads, kernels.INPUTS * rows * self._weights.widest_prepared),
+            (threads, 0 if rows == 1 else OUTPUTS * self._weights.widest),
         ]
-        self._scratch = [np.zeros(shape, np.float32) for shape in shapes]
-        self._state = np.zeros(state_size(kernels.count_phases(config.num_hidden_layers)), np.int64)
+
+    def _make_scratch(self) -> None:
+        """Memory of a step, and the counters that its threads share."""
+        self._scratch = [np.zeros(shape, np.float32) for shape in self._scratch_shapes()]
+        self._state = np.zeros(state_size(kernels.count_phases(self.config.num_hidden_layers)), np.int64)
         self._others = 0  # threads that have to leave the step before the next one begins
 
     def _describe(self) -> np.ndarray:
@@ -190,10 +205,10 @@ class CompiledDecoder:
         numbers[kernels.LAYERS], numbers[kernels.HIDDEN] = config.num_hidden_layers, config.hidden_size
         numbers[kernels.HEADS], numbers[kernels.GROUPS] = config.num_attention_heads, config.num_key_value_heads
         numbers[kernels.SIZE], numbers[kernels.WIDTH] = config.size_of_head, config.feed_forward_size
-        numbers[kernels.VOCABULARY], numbers[kernels.KIND] = config.vocabulary, weights.kind
+        numbers[kernels.VOCABULARY] = config.vocabulary
         numbers[kernels.ROTARY] = config.position == "rope"
-        numbers[kernels.EMBEDDING], numbers[kernels.OUTPUT] = weights.embedding, weights.output
-        numbers[kernels.LAST_NORM] = weights.last_norm
+        numbers[kernels.EMBEDDING], numbers[kernels.EMBEDDING_KIND] = weights.embedding, weights.kind
+        numbers[kernels.LAST_NORM], numbers[kernels.OUTPUT :] = weights.last_norm, weights.output
         numbers[kernels.KEYS : kernels.KEYS + 4] = (self.keys.data_ptr(), *self.keys.stride()[:3])
         numbers[kernels.VALUES : kernels.VALUES + 4] = (self.values.data_ptr(), *self.values.stride()[:3])
         return numbers

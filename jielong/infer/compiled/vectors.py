@@ -23,11 +23,11 @@ from numba.extending import intrinsic
 
 from jielong.data.compiled import kernel
 
-FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
+FLOAT32, BFLOAT16, FLOAT16, INT8, INT4 = 0, 1, 2, 3, 4  # kinds of matrices; of integers: quantized.py
 WIDE = bool(binding.get_host_cpu_features().get("avx512f"))  # 32 registers of 16 lanes; else 16 of 8 are assumed
 LANES, OUTPUTS = (16, 4) if WIDE else (8, 2)  # lanes of a vector; rows of a matrix that are multiplied together
 
-I16, I32, I64, FLOAT = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+I8, I16, I32, I64, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 Value = Any  # of llvmlite's builder, which has no types of its own
 
 
@@ -36,7 +36,7 @@ def inlined(function: Any) -> Any:
     return intrinsic(function)
 
 
-def _foreign(build: Any, name: str, result: Any, *arguments: Any) -> Value:
+def foreign(build: Any, name: str, result: Any, *arguments: Any) -> Value:
     """A function that LLVM or the C library has."""
     return cgutils.get_or_insert_function(build.module, ir.FunctionType(result, arguments), name)  # type: ignore[no-untyped-call]
 
@@ -74,8 +74,8 @@ def _emit_products(
 
     def add(column: Value, sums: list[Value], lanes: int) -> list[Value]:
         """The sums with `lanes` columns more."""
-        x_parts = [_load(build, build.add(base, build.mul(column, I64(4))), FLOAT32, lanes) for base in x_rows]
-        w_parts = [_load(build, build.add(base, build.mul(column, I64(width))), kind, lanes) for base in w_rows]
+        x_parts = [_number(build, build.add(base, build.mul(column, I64(4))), FLOAT32, lanes) for base in x_rows]
+        w_parts = [_number(build, build.add(base, build.mul(column, I64(width))), kind, lanes) for base in w_rows]
         contract = ("contract",)  # one fused instruction where the processor has it
         return [
             build.fadd(total, build.fmul(w_parts[o], x_parts[b], flags=contract), flags=contract)
@@ -92,25 +92,20 @@ def _emit_products(
 
     whole = build.mul(build.sdiv(columns, I64(step)), I64(step))
     zero = ir.Constant(ir.VectorType(FLOAT, LANES), [0.0] * LANES)
-    parts = _loop(build, I64(0), whole, step, [zero] * (unroll * len(pairs)), body)
-    reduce = _foreign(build, f"llvm.vector.reduce.fadd.v{LANES}f32", FLOAT, FLOAT, zero.type)
-    vectors = []
-    for index in range(len(pairs)):
-        together = parts[index]
-        for u in range(1, unroll):
-            together = build.fadd(together, parts[u * len(pairs) + index])
-        vectors.append(together)
+    parts = loop(build, I64(0), whole, step, [zero] * (unroll * len(pairs)), body)
+    reduce = foreign(build, f"llvm.vector.reduce.fadd.v{LANES}f32", FLOAT, FLOAT, zero.type)
+    vectors = [add_lanes(build, parts[index :: len(pairs)]) for index in range(len(pairs))]
     whole_lanes = build.mul(build.sdiv(columns, I64(LANES)), I64(LANES))
     if unroll > 1:
-        vectors = _loop(build, whole, whole_lanes, LANES, vectors, lambda column, sums: add(column, sums, LANES))
-    sums = [build.call(reduce, [FLOAT(0.0), vector], fastmath=("reassoc",)) for vector in vectors]
-    sums = _loop(build, whole_lanes, columns, 1, sums, lambda column, sums: add(column, sums, 1))
+        vectors = loop(build, whole, whole_lanes, LANES, vectors, lambda column, sums: add(column, sums, LANES))
+    sums = [build.call(reduce, [FLOAT(0.0), total], fastmath=("reassoc",)) for total in vectors]
+    sums = loop(build, whole_lanes, columns, 1, sums, lambda column, sums: add(column, sums, 1))
     for total, (o, b) in zip(sums, pairs, strict=True):
         place = build.add(build.add(out, I64(4 * o)), build.mul(out_row, I64(b)))
         build.store(total, build.inttoptr(place, FLOAT.as_pointer()), align=4)
 
 
-def _loop(
+def loop(
     build: Any, start: Value, end: Value, step: int, carried: list[Value], body: Callable[[Value, list[Value]], list[Value]]
 ) -> list[Value]:  # fmt: skip
     """for i in range(start, end, step): carried = body(i, carried). Returns what is carried out of it."""
@@ -138,17 +133,31 @@ def _loop(
     return results
 
 
-def _load(build: Any, address: Value, kind: int, lanes: int) -> Value:
+def add_lanes(build: Any, vectors: list[Value]) -> Value:
+    """The sum of vectors, lane by lane, from the first to the last."""
+    together = vectors[0]
+    for following in vectors[1:]:
+        together = build.fadd(together, following)
+    return together
+
+
+def load(build: Any, address: Value, kind: Any, lanes: int, align: int) -> Value:
+    """`lanes` values of an LLVM type at an address."""
+    loaded = build.load(build.inttoptr(address, vector(kind, lanes).as_pointer()))
+    loaded.align = align
+    return loaded
+
+
+def _number(build: Any, address: Value, kind: int, lanes: int) -> Value:
     """`lanes` numbers of a kind at an address, as float32."""
-    stored = FLOAT if kind == FLOAT32 else I16
-    loaded = build.load(build.inttoptr(address, _vector(stored, lanes).as_pointer()))
-    loaded.align = 4 if kind == FLOAT32 else 2
-    return loaded if kind == FLOAT32 else _widen(build, loaded, kind, lanes)
+    if kind == FLOAT32:
+        return load(build, address, FLOAT, lanes, 4)
+    return _widen(build, load(build, address, I16, lanes, 2), kind, lanes)
 
 
 def _widen(build: Any, bits: Value, kind: int, lanes: int) -> Value:
     """16 bits of a bfloat16 or a float16 -> float32."""
-    word, number = _vector(I32, lanes), _vector(FLOAT, lanes)
+    word, number = vector(I32, lanes), vector(FLOAT, lanes)
 
     def constant(kind: Any, value: float) -> Value:
         return ir.Constant(kind, value if lanes == 1 else [value] * lanes)
@@ -162,7 +171,8 @@ def _widen(build: Any, bits: Value, kind: int, lanes: int) -> Value:
     return build.bitcast(build.or_(scaled, sign), number)
 
 
-def _vector(kind: Any, lanes: int) -> Any:
+def vector(kind: Any, lanes: int) -> Any:
+    """The LLVM type of `lanes` values."""
     return kind if lanes == 1 else ir.VectorType(kind, lanes)
 
 
@@ -177,7 +187,7 @@ def widened(context: Any, kind: Any, address: Any) -> Any:
         return None
 
     def emit(target: Any, build: Any, signature: Any, arguments: Any) -> Value:
-        return _load(build, arguments[1], constant, 1)
+        return _number(build, arguments[1], constant, 1)
 
     return types.float32(kind, types.int64), emit
 
@@ -239,7 +249,7 @@ def give_way(context: Any) -> Any:
     """Let another thread have this core (POSIX sched_yield)."""
 
     def emit(target: Any, build: Any, signature: Any, arguments: Any) -> Value:
-        build.call(_foreign(build, "sched_yield", I32), [])
+        build.call(foreign(build, "sched_yield", I32), [])
         return target.get_dummy_value()
 
     return types.void(), emit

@@ -1,19 +1,34 @@
 """Where a model's weights are in memory, for the kernels, which know addresses only.
 
-Nothing is copied but what has to be: matrices are read where the parameters are, as float32, bfloat16 or float16; norms and biases
-likewise where they are float32, else as small float32 copies, made anew at each `find`. What an address belongs to is kept
-alive here, so that a parameter that gets other memory leaves its old numbers behind, never a dangling address.
+Nothing is copied but what has to be: matrices are read where the parameters are, as float32, bfloat16 or float16, or where a QuantizedLinear
+holds its integers; norms, biases and factors likewise where they are float32, else as small float32 copies, made anew at each `find`. What an
+address belongs to is kept alive here (and by threads that are in a step), so that a parameter that gets other memory leaves its old numbers behind, never a
+dangling address.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jielong.infer.compiled import kernels
-from jielong.infer.compiled.vectors import BFLOAT16, FLOAT16, FLOAT32
+from jielong.infer.compiled.matrices import (
+    ADDRESS,
+    BIAS,
+    FACTORS,
+    FIELDS,
+    GROUP,
+    KIND,
+    ORDER,
+    ROUNDED,
+    SCALES,
+    ZEROS,
+)
+from jielong.infer.compiled.vectors import BFLOAT16, FLOAT16, FLOAT32, INT4, INT8
+from jielong.model.cross_entropy import OutputLayer
 from jielong.model.feed_forward import MLP
+from jielong.model.quantized.linear import QuantizedLinear
 from jielong.model.transformer import Attention, Block, CausalLM
 
 KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
@@ -26,64 +41,112 @@ class Weights:
         """frozen: the weights will not change: matrices that are all bfloat16 or all float16 numbers are kept in 16 bits."""
         self._model = model
         self._small = store_small(matrices(model)) if frozen else {}
-        self._alive: list[Tensor] = []
-        self.bytes = sum(self._matrix(matrix).nbytes for matrix in matrices(model))
+        self.alive: list[Tensor] = []
+        dense = sum(self._matrix(matrix).nbytes for matrix in matrices(model))
+        self.bytes = dense + sum(
+            layer.codes.nbytes + layer.scales.nbytes + layer.zeros.nbytes for layer in quantized(model)
+        )
         self.find()
 
     def find(self) -> None:
         """Look where they are; after anything that gave parameters other memory."""
         model = self._model
-        self._alive = []
-        dtypes = {self._matrix(matrix).dtype for matrix in matrices(model)}
-        assert len(dtypes) == 1, f"matrices of different types, {dtypes}"
-        self.kind = KINDS[dtypes.pop()]
-        self.embedding = self._address(self._matrix(model.model.embed_tokens.weight))
-        self.output = self._address(self._matrix(model.lm_head.weight))
-        self.last_norm = self._address(model.model.norm.weight.detach().float())
+        self.alive = []
+        embedding = self._matrix(model.model.embed_tokens.weight)
+        self.embedding, self.kind = self._address(embedding, embedding.dtype), KINDS[embedding.dtype]
+        self.output = np.zeros(FIELDS, np.int64)
+        self._describe(model.lm_head, self.output)
+        self.last_norm = self._address(model.model.norm.weight)
         self.layers = np.zeros((len(model.model.layers), kernels.WEIGHTS), np.int64)
         for row, layer in zip(self.layers, model.model.layers, strict=True):
-            assert isinstance(layer, Block)
-            for place, weight in _places(layer):
-                if weight is not None:
-                    row[place] = self._address(self._matrix(weight) if weight.ndim == 2 else weight.detach().float())
+            assert isinstance(layer, Block) and isinstance(layer.self_attn, Attention)
+            norms = {
+                kernels.FIRST_NORM: layer.input_layernorm,
+                kernels.Q_NORM: layer.self_attn.q_norm,
+                kernels.K_NORM: layer.self_attn.k_norm,
+                kernels.SECOND_NORM: layer.post_attention_layernorm,
+            }
+            for place, norm in norms.items():
+                row[place] = 0 if norm is None else self._address(norm.weight)
+            for place, linear in _linear(layer):
+                self._describe(linear, row[place : place + FIELDS])
+        layers = quantized(model)
+        self.widest = max((layer.in_features for layer in layers), default=0)  # columns of a matrix of integers
+        self.widest_prepared = max((layer.in_features for layer in layers if _prepares(layer)), default=0)
+
+    def _describe(self, layer: nn.Module, out: np.ndarray) -> None:
+        """Fill in what matrices.py says of a matrix."""
+        assert isinstance(layer, nn.Linear | QuantizedLinear)
+        out[BIAS] = 0 if layer.bias is None else self._address(layer.bias)
+        if isinstance(layer, nn.Linear):
+            matrix = self._matrix(layer.weight)
+            out[ADDRESS], out[KIND] = self._address(matrix, matrix.dtype), KINDS[matrix.dtype]
+            return
+        assert layer.in_features == layer.group * layer.scales.shape[1]
+        out[ADDRESS], out[KIND] = self._address(layer.codes, torch.uint8), INT4 if layer.halved else INT8
+        out[SCALES], out[ZEROS] = self._address(layer.scales), self._address(layer.zeros, torch.uint8)
+        out[GROUP], out[ROUNDED] = layer.group, layer.rounded
+        out[ORDER] = 0 if layer.order is None else self._address(layer.order, torch.int64)
+        out[FACTORS] = 0 if layer.factors is None else self._address(layer.factors)
 
     def _matrix(self, matrix: Tensor) -> Tensor:
         small = self._small.get(id(matrix))
         return matrix.detach() if small is None else small
 
-    def _address(self, weight: Tensor) -> int:
-        weight = weight.contiguous()
-        self._alive.append(weight)
+    def _address(self, weight: Tensor, dtype: torch.dtype = torch.float32) -> int:
+        """Where it lies as this type, its rows together: where it is, if it does."""
+        weight = weight.detach().to(dtype).contiguous()
+        self.alive.append(weight)
         return weight.data_ptr()
 
 
-def _places(layer: Block) -> list[tuple[int, Tensor | None]]:
-    """The weights of a layer at their places in the kernel's table."""
+def _linear(layer: Block) -> list[tuple[int, nn.Module]]:
+    """The linear layers of a block and the places of their descriptions in the kernel's table."""
     attention, mlp = layer.self_attn, layer.mlp
     assert isinstance(attention, Attention) and isinstance(mlp, MLP)
-    q_norm, k_norm = attention.q_norm, attention.k_norm
     return [
-        (kernels.FIRST_NORM, layer.input_layernorm.weight),
-        (kernels.Q, attention.q_proj.weight),
-        (kernels.K, attention.k_proj.weight),
-        (kernels.V, attention.v_proj.weight),
-        (kernels.Q_BIAS, attention.q_proj.bias),
-        (kernels.K_BIAS, attention.k_proj.bias),
-        (kernels.V_BIAS, attention.v_proj.bias),
-        (kernels.Q_NORM, None if q_norm is None else q_norm.weight),
-        (kernels.K_NORM, None if k_norm is None else k_norm.weight),
-        (kernels.OUT, attention.o_proj.weight),
-        (kernels.OUT_BIAS, attention.o_proj.bias),
-        (kernels.SECOND_NORM, layer.post_attention_layernorm.weight),
-        (kernels.GATE, mlp.gate_proj.weight),
-        (kernels.UP, mlp.up_proj.weight),
-        (kernels.DOWN, mlp.down_proj.weight),
+        (kernels.Q, attention.q_proj),
+        (kernels.K, attention.k_proj),
+        (kernels.V, attention.v_proj),
+        (kernels.OUT, attention.o_proj),
+        (kernels.GATE, mlp.gate_proj),
+        (kernels.UP, mlp.up_proj),
+        (kernels.DOWN, mlp.down_proj),
     ]
 
 
+def _prepares(layer: QuantizedLinear) -> bool:
+    return layer.order is not None or layer.factors is not None or layer.rounded
+
+
+def unreadable(model: CausalLM) -> str | None:
+    """The first linear layer of a dense model that is neither float32 nor 16 bits nor integers as we hold them, in words; None: all are.
+
+    Others' layers (bitsandbytes, torchao, an adapter around a layer) may look like nn.Linear and do something else.
+    """
+    named = {module: name for name, module in model.named_modules()}
+    layers = list[nn.Module]()
+    for block in model.model.layers:
+        assert isinstance(block, Block)
+        layers += [layer for _, layer in _linear(block)]
+    for layer in [*layers, model.lm_head]:
+        if type(layer) in (nn.Linear, OutputLayer):
+            known = type(layer.weight) is nn.Parameter and layer.weight.dtype in KINDS
+        else:
+            known = type(layer) is QuantizedLinear
+        if not known or "forward" in vars(layer) or layer._forward_pre_hooks or layer._forward_hooks:
+            return f"{named[layer]} is of a kind that it cannot read"
+    return None
+
+
 def matrices(model: CausalLM) -> list[Tensor]:
-    """All matrices of a model, a shared one once."""
+    """All matrices of a model that are parameters, a shared one once."""
     return [parameter for parameter in model.parameters() if parameter.ndim == 2]
+
+
+def quantized(model: CausalLM) -> list[QuantizedLinear]:
+    """All layers of integers of a model."""
+    return [module for module in model.modules() if isinstance(module, QuantizedLinear)]
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """The compiled step against the torch model: the same logits for every kind of dense model, the same tokens, live weights."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from jielong import threads as thread_pool
 from jielong.infer.cache import KVCache
 from jielong.infer.compiled.decoder import CompiledDecoder
 from jielong.model.config import Config
+from jielong.model.quantized.linear import Integers, QuantizedLinear
 from jielong.model.transformer import CausalLM, initialise
 
 CPU = torch.device("cpu")
@@ -40,6 +43,24 @@ SHAPES = {
 }  # fmt: skip
 
 
+SQUARE = {"hidden_size": 128, "intermediate_size": 128}
+FORMS = {
+    "8 bits, a row": ({}, {"bits": 8, "symmetric": True}),
+    "8 bits, groups of 128": (SQUARE, {"bits": 8, "group": 128}),
+    "8 bits, odd sizes": (SHAPES["odd sizes"], {"bits": 8}),
+    "4 bits, groups of 32": ({"hidden_size": 64, "intermediate_size": 96}, {"group": 32}),
+    "4 bits, groups of 64": (SQUARE, {"group": 64, "symmetric": True}),
+    "4 bits, groups of 128": (SQUARE, {"group": 128}),
+    "4 bits, a row": ({"hidden_size": 64, "intermediate_size": 96}, {}),
+    "4 bits in bytes": ({}, {"group": 24}),
+    "act order": ({"hidden_size": 64, "intermediate_size": 96, "attention_bias": True}, {"group": 32, "ordered": True}),
+    "factors": ({"hidden_size": 64, "intermediate_size": 96}, {"bits": 2, "group": 32, "scaled": True}),
+    "act order, factors": ({}, {"bits": 8, "ordered": True, "scaled": True}),
+    "biases everywhere": (SQUARE, {"group": 128, "biases": True}),
+    "not all": (SQUARE | {"attention_bias": True}, {"group": 64, "left": ("k_proj", "up_proj", "down_proj")}),
+}
+
+
 def make(seed: int = 1, **fields: object) -> CausalLM:
     """A model whose every weight matters: no bias is 0, no norm 1."""
     model = CausalLM(Config.model_validate(TINY | fields)).eval()
@@ -49,6 +70,32 @@ def make(seed: int = 1, **fields: object) -> CausalLM:
         for name, parameter in model.named_parameters():
             if parameter.ndim < 2 or "frequencies" in name:
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def quantize(
+    model: CausalLM, bits: int = 4, group: int | None = None, symmetric: bool = False, ordered: bool = False,
+    scaled: bool = False, rounded: bool = False, biases: bool = False, left: tuple[str, ...] = (),
+) -> CausalLM:  # fmt: skip
+    """Integers by chance in place of the linear layers; v in 8 bits whatever the others have. left: layers that stay as they are."""
+    generator = torch.Generator().manual_seed(7)
+    for block in model.model.layers:
+        for parent, name in [(block.self_attn, f"{x}_proj") for x in "qkvo"] + [
+            (block.mlp, f"{x}_proj") for x in ("gate", "up", "down")
+        ]:
+            old, width = getattr(parent, name), 8 if name == "v_proj" else bits
+            if name in left:
+                continue
+            rows, columns = old.weight.shape
+            shape = (rows, columns // (group or columns))
+            codes = torch.randint(0, 1 << width, (rows, columns), dtype=torch.uint8, generator=generator)
+            zeros = torch.randint(0, 1 << width, shape, dtype=torch.uint8, generator=generator)
+            scales = 0.6 * torch.rand(shape, generator=generator) / (1 << width)
+            order = torch.randperm(columns, generator=generator) if ordered else None
+            factors = 0.5 + torch.rand(columns, generator=generator) if scaled else None
+            bias = torch.randn(rows, generator=generator) / 10 if biases else old.bias
+            integers = Integers(codes, scales, zeros * 0 + (1 << width - 1) if symmetric else zeros, width, order)
+            setattr(parent, name, QuantizedLinear(integers, bias, factors, rounded))
     return model
 
 
@@ -73,7 +120,7 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_step_gives_the_logits_of_the_whole_pass(name: str) -> None:
     model = make(**SHAPES[name])
-    assert CompiledDecoder.reason_against(model.config, CPU) is None
+    assert CompiledDecoder.reason_against(model) is None
     for rows, threads in ((1, 2), (2, 1)):
         ids_BT = draw(rows, 20)
         decoder = CompiledDecoder(model, rows, CAPACITY, threads=threads)
@@ -167,6 +214,53 @@ def test_weights_of_16_bits(dtype: torch.dtype) -> None:
     assert (steps(inside, ids_BT) == plain).all()
 
 
+@pytest.mark.parametrize("name", FORMS)
+def test_matrices_of_integers(name: str) -> None:
+    fields, form = FORMS[name]
+    model = quantize(make(**fields), **form)
+    assert CompiledDecoder.reason_against(model) is None
+    for rows, threads in ((1, 2), (3, 1), (8, 2)):
+        ids_BT = draw(rows, 20)
+        decoder = CompiledDecoder(model, rows, CAPACITY, threads=threads)
+        assert_close(steps(decoder, ids_BT), whole_pass(model, ids_BT))
+    alone = steps(CompiledDecoder(model, 8, CAPACITY, threads=1), ids_BT)
+    assert (steps(CompiledDecoder(model, 8, CAPACITY, threads=3), ids_BT) == alone).all()
+
+
+def test_inputs_that_are_rounded() -> None:
+    """A number between two may go either way, a 127th of the largest; so this is less exact."""
+    model = quantize(make(hidden_size=64, intermediate_size=96), bits=2, group=32, rounded=True)
+    for rows in (1, 3):
+        ids_BT = draw(rows, 10)
+        found = steps(CompiledDecoder(model, rows, CAPACITY, threads=2), ids_BT)
+        expected = whole_pass(model, ids_BT)
+        assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+        plain = whole_pass(quantize(make(hidden_size=64, intermediate_size=96), bits=2, group=32), ids_BT)
+        assert (found - expected).abs().mean() < 0.1 * (found - plain).abs().mean()
+
+
+def test_integers_that_come_later_or_elsewhere_are_found() -> None:
+    model, ids_BT = make(hidden_size=64, intermediate_size=96), draw(2, 6)
+    decoder = CompiledDecoder(model, 2, CAPACITY)
+    quantize(model, group=32, ordered=True)
+    decoder.load_cache(decoder.keys, decoder.values, 0)
+    assert_close(steps(decoder, ids_BT), whole_pass(model, ids_BT))
+    layer = model.model.layers[0].mlp.up_proj
+    layer.codes = layer.codes.clone()  # other memory
+    model.model.layers[1].mlp.up_proj = layer
+    decoder.load_cache(decoder.keys, decoder.values, 0)
+    assert_close(steps(decoder, ids_BT), whole_pass(model, ids_BT))
+
+
+def test_integers_beside_weights_of_16_bits() -> None:
+    exact, ids_BT = quantize(make(hidden_size=64).to(torch.bfloat16).float(), left=("o_proj",)), draw(2, 8)
+    plain = steps(CompiledDecoder(exact, 2, CAPACITY), ids_BT)
+    small = CompiledDecoder(exact, 2, CAPACITY, frozen=True)
+    assert (steps(small, ids_BT) == plain).all()
+    inside = CompiledDecoder(quantize(make(hidden_size=64), left=("o_proj",)).to(torch.bfloat16), 2, CAPACITY)
+    assert_close(steps(inside, ids_BT), plain)
+
+
 def test_weights_that_change_are_seen() -> None:
     model, ids_BT = make(), draw(1, 6)
     decoder = CompiledDecoder(model, 1, CAPACITY)
@@ -201,6 +295,26 @@ def test_an_interrupted_step_can_be_taken_again(monkeypatch) -> None:
     assert decoder.length == 5 and (decoder.step(ids_BT[:, 5]) == expected[:, 5]).all()
 
 
+def test_a_thread_that_comes_when_the_model_is_gone_finds_its_weights(monkeypatch) -> None:
+    """It still looks at norms and orders, whose memory must not be somebody else's by then."""
+    model, late = quantize(make(hidden_size=64, intermediate_size=96), group=32, ordered=True), []
+
+    def one_comes_late(function, threads: int) -> None:
+        function(0)
+        late.append(function)
+
+    monkeypatch.setattr("jielong.infer.compiled.decoder.run_together", one_comes_late)
+    monkeypatch.setattr(CompiledDecoder, "_wait", lambda decoder: None)
+    decoder = CompiledDecoder(model, 1, CAPACITY, threads=2)
+    decoder.step(1)
+    layers = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+    places = {layer.order.data_ptr() for layer in layers}
+    del model, decoder, layers
+    gc.collect()
+    assert len(places) == 14 and places <= {tensor.data_ptr() for tensor in late[0].args[0]}
+    late[0](1)
+
+
 def test_tokens_may_come_in_any_form() -> None:
     decoder = CompiledDecoder(make(), 1, CAPACITY)
     found = [decoder.step(token) for token in (3, [3], np.array([3]), torch.tensor([3]))]
@@ -214,15 +328,42 @@ def test_tokens_may_come_in_any_form() -> None:
 
 def test_what_it_cannot_do() -> None:
     def reason(**fields: object) -> str | None:
-        return CompiledDecoder.reason_against(Config.model_validate(TINY | fields), CPU)
+        return CompiledDecoder.reason_against(make(**fields))
 
     assert reason() is None
     assert reason(num_experts=4) == "compiled decoding has no num_experts"
     assert reason(attn_logit_softcapping=30.0) == "compiled decoding has no attn_logit_softcapping"
     assert reason(talking_heads=True) == "compiled decoding has no talking_heads"
-    config = Config.model_validate(TINY)
-    assert "the model is on cuda" in str(CompiledDecoder.reason_against(config, "cuda"))
-    assert "no float64 weights" in str(CompiledDecoder.reason_against(config, CPU, torch.float64))
+    assert "the model is on meta" in str(CompiledDecoder.reason_against(make().to("meta")))
+    assert "no float64 weights" in str(CompiledDecoder.reason_against(make().double()))
+
+
+def test_layers_of_others_are_not_read() -> None:
+    class Other(torch.nn.Linear):
+        pass
+
+    class Subclass(torch.nn.Parameter):
+        pass
+
+    model = make()
+    mlp = model.model.layers[1].mlp
+    plain, message = (
+        mlp.up_proj,
+        "compiled decoding reads weights, and model.layers.1.mlp.up_proj is of a kind that it cannot read",
+    )
+    for other in (Other(48, 72, bias=False), torch.nn.Sequential(plain), torch.nn.Linear(48, 72, bias=False).double()):
+        mlp.up_proj = other
+        assert CompiledDecoder.reason_against(model) == message
+    mlp.up_proj = plain
+    plain.forward = lambda x: x
+    assert CompiledDecoder.reason_against(model) == message
+    del plain.forward
+    hook = plain.register_forward_hook(lambda *_: None)
+    assert CompiledDecoder.reason_against(model) == message
+    hook.remove()
+    assert CompiledDecoder.reason_against(model) is None
+    plain.weight = Subclass(plain.weight.detach())
+    assert CompiledDecoder.reason_against(model) == message
 
 
 def test_a_tiny_model_is_decoded_by_one_thread() -> None:

@@ -19,7 +19,7 @@ def test_embedding_takes_the_token_s_row() -> None:
     kernels.embed(numbers(EMBEDDING=table.ctypes.data), np.array([3, 1]), hidden)
     assert (hidden == table[[3, 1]]).all()
     bfloat16 = (table.view(np.uint32) >> 16).astype(np.uint16)  # small whole numbers: exact
-    kernels.embed(numbers(EMBEDDING=bfloat16.ctypes.data, KIND=1), np.array([0, 2]), hidden)
+    kernels.embed(numbers(EMBEDDING=bfloat16.ctypes.data, EMBEDDING_KIND=1), np.array([0, 2]), hidden)
     assert (hidden == table[[0, 2]]).all()
 
 
@@ -28,11 +28,15 @@ def test_projections_of_every_piece_make_the_whole() -> None:
     w, bias, x = (chance.standard_normal(s).astype(np.float32) for s in ((50, 1000), 50, (2, 1000)))
     out, hidden = np.zeros((2, 53), np.float32), chance.standard_normal((2, 50)).astype(np.float32)
     before, written = hidden.copy(), np.zeros((2, 50), np.float32)
+    matrix, whole = np.zeros(kernels.FIELDS, np.int64), np.empty(0, np.float32)
+    matrix[kernels.ADDRESS] = w.ctypes.data
+    plain = matrix.copy()
+    matrix[kernels.BIAS] = bias.ctypes.data
     pieces = kernels.pieces_of(50, 1000, 0)
     assert pieces > 1
     for piece in range(pieces):
-        kernels.project(piece, 0, w.ctypes.data, 50, bias.ctypes.data, x, out, 3)
-        kernels.add_projection(piece, 0, w.ctypes.data, 0, x, written, hidden)
+        kernels.project_piece(piece, matrix, 50, 1000, x.ctypes.data, whole, out, 3)
+        kernels.add_projection(piece, plain, 1000, x.ctypes.data, whole, written, hidden)
     np.testing.assert_allclose(out[:, 3:], x @ w.T + bias, atol=1e-4)
     np.testing.assert_allclose(hidden, before + x @ w.T, atol=1e-4)
     assert (out[:, :3] == 0).all()

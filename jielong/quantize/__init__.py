@@ -1,0 +1,1 @@
+"""The quantize stage: the same model in fewer bits."""

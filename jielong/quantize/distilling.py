@@ -1,0 +1,233 @@
+"""Models of signs: rounded from a full one, then trained to say what the full one says.
+
+The loss of a token is the divergence of the student's distribution from the full model's, and beside it how far the layers' outputs are
+apart, relative to their size (the two losses of OneBit, arXiv:2402.11295). The loop, its files, checkpoints, the watch and going on after
+a kill are those of [train]; checkpoints hold the student's full weights, as a Hugging Face folder, and what only training knows beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from jielong.errors import ModelError, RecipeError
+from jielong.model.adapters import identity
+from jielong.model.config import Config as ModelConfig
+from jielong.model.hf import load_folder
+from jielong.model.hf_weights import named_for_files
+from jielong.model.transformer import CausalLM, Losses
+from jielong.progress import say
+from jielong.quantize.config import Config, Distill
+from jielong.quantize.folders import write_folder
+from jielong.quantize.students import BitNetLinear, OneBitLinear, put_students
+from jielong.runs import hash_json
+
+if TYPE_CHECKING:
+    from jielong.quantize.making import Material
+    from jielong.train.engines.pytorch import TorchEngine
+    from jielong.train.loop import Steps
+
+PIECE = 1024  # tokens whose distributions are in memory at once
+ROWS_AT_ONCE = 4  # of held-out text
+
+
+class Distilling:
+    """Makes steps of a student; see the module's text."""
+
+    def __init__(self, engine: TorchEngine, teacher: CausalLM, hidden_loss: float) -> None:
+        """teacher: the full model, on the engine's device; nothing of it is trained."""
+        self.engine, self.teacher, self.hidden_loss = engine, teacher.eval().requires_grad_(False), hidden_loss
+
+    def make(self, steps: Steps) -> None:
+        """One step."""
+        rows = steps.begin()
+        divergence = distance = 0.0
+        for number, batch in enumerate(rows.batches, 1):
+            ids, documents = (self._put(part) for part in (batch.inputs, batch.documents))
+            positions = self._put(batch.positions)
+            with self.engine.autocast():
+                inside = (positions, documents) if self.engine.document_mask else (None, None)
+                apart, far = self.apart(ids, *inside)
+            count = ids.numel()
+            loss = apart + self.hidden_loss * far * count
+            self.engine.backward(loss / rows.labels, number == len(rows.batches))
+            steps.add(Losses(loss.detach(), torch.zeros((), device=loss.device), None))
+            divergence += float(apart.detach()) / rows.labels
+            distance += float(far.detach()) * count / rows.labels
+        steps.tell(divergence=round(divergence, 6), hidden_distance=round(distance, 6))
+        steps.decide(steps.job.learning_rate(steps.at.step + 1))
+        steps.finish()
+
+    def _put(self, part: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(part).to(self.engine.device)
+
+    def apart(self, ids_BT: Tensor, positions_BT: Tensor | None, documents_BT: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The sum over tokens of KL(teacher || student), nats, and the mean over layers of their outputs' squared distance over their size."""
+        student = self.engine.model
+        with torch.no_grad(), _outputs(self.teacher) as theirs:
+            hidden_theirs = self.teacher.model(ids_BT, positions_BT, documents_BT)[0]
+        with _outputs(student) as ours:
+            hidden_ours = student.model(ids_BT, positions_BT, documents_BT)[0]
+        far = torch.zeros((), device=ids_BT.device)
+        if self.hidden_loss:
+            pairs = zip(ours, theirs, strict=True)
+            ratios = [(a.float() - b.float()).square().mean() / b.float().square().mean() for a, b in pairs]
+            far = torch.stack(ratios).mean()
+        apart = torch.zeros((), device=ids_BT.device)
+        for start in range(0, ids_BT.numel(), PIECE):
+            piece = slice(start, start + PIECE)
+            apart = apart + torch.utils.checkpoint.checkpoint(
+                self._divergence, hidden_ours.flatten(0, 1)[piece], hidden_theirs.flatten(0, 1)[piece], use_reentrant=False,
+            )  # fmt: skip
+        return apart, far
+
+    def _divergence(self, ours_NC: Tensor, theirs_NC: Tensor) -> Tensor:
+        wanted = torch.log_softmax(self.teacher.lm_head(theirs_NC).float(), dim=-1)
+        said = torch.log_softmax(self.engine.model.lm_head(ours_NC).float(), dim=-1)
+        return (wanted.exp() * (wanted - said)).sum()
+
+
+class _outputs:  # noqa: N801 - used like a function
+    """What comes out of each block of a model while the block runs."""
+
+    def __init__(self, model: CausalLM) -> None:
+        self._model, self._found = model, list[Tensor]()
+
+    def __enter__(self) -> list[Tensor]:
+        def keep(module: nn.Module, given: Any, out: Any) -> None:
+            self._found.append(out[0])
+
+        self._hooks = [layer.register_forward_hook(keep) for layer in self._model.model.layers]
+        return self._found
+
+    def __exit__(self, *error: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+def check(config: Distill, shape: ModelConfig) -> None:
+    """Raises RecipeError and ModelError for what is not distilled."""
+    refused = {
+        "adapter": config.adapter is not None,
+        "engine": config.engine != "torch",
+        "ema_decay": config.ema_decay is not None,
+        "compile": config.compile,
+        "phases": bool(config.phases),
+        "mix": config.mix is not None,
+        "packing": config.packing != "packed",
+        "lisa": config.lisa is not None,
+    }
+    for name, wrong in refused.items():
+        if wrong:
+            raise RecipeError(
+                f"quantize.distill.{name}: not for models of signs, got {getattr(config, name)!r}; remove the key"
+            )
+    if shape.num_experts is not None:
+        raise ModelError(
+            "quantize.method: onebit and bitnet are for dense models, got one with experts; use int8 or int4"
+        )
+
+
+def distilled(config: Config, material: Material, shape: ModelConfig, out: Path) -> dict[str, Any]:
+    """Round the model to signs, train it on the full one's words where the table says so, write it into `out`; returns the counts."""
+    check(config.distill, shape)
+    teacher = load_folder(material.source)
+    layers = {
+        name: module for name, module in teacher.named_modules() if type(module) is nn.Linear and config.quantizes(name)
+    }
+    names = list(layers)
+    odd = [name for name, layer in layers.items() if layer.out_features % 4]
+    if config.method == "bitnet" and odd:
+        raise ModelError(
+            f"quantize.method: bitnet packs four rows into one, got {odd[0]} with a number of rows that 4 does not divide"
+        )
+    counts: dict[str, Any] = {}
+    if config.distilled:
+        student, counts = _trained(config, material, shape, teacher, names)
+    else:
+        student = load_folder(material.source)
+        put_students(student, config.method, names)
+    _write(config, material, shape, student, out)
+    weights = sum(layer.weight.numel() for layer in layers.values())
+    bits = 1 if config.method == "onebit" else 2
+    return {"layers": len(names), "weights": weights, "bits": bits, "distilled": config.distilled, **counts}
+
+
+def _trained(
+    config: Config, material: Material, shape: ModelConfig, teacher: CausalLM, names: list[str]
+) -> tuple[CausalLM, dict[str, Any]]:
+    from jielong.runtime import choose_device
+    from jielong.train import checkpoints
+    from jielong.train.engines.pytorch import TorchEngine
+    from jielong.train.job import Job, plan
+    from jielong.train.loop import train
+
+    assert material.training is not None and material.calibration is not None
+    settings, device = config.distill, choose_device(config.distill.device)
+    folder, shards = material.work, material.training
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoints.clean(folder / "checkpoints")
+    newest = checkpoints.choose(folder / "checkpoints")
+    student = load_folder(newest or material.source)
+    put_students(student, config.method, names)
+    with torch.no_grad():
+        for name, tensor in checkpoints.read_heads(newest).items() if newest is not None else ():
+            student.get_parameter(name).copy_(tensor)
+    engine = TorchEngine(student, settings)
+    distilling = Distilling(engine, teacher.to(device), settings.hidden_loss)
+    length = min(settings.sequence_length or shape.max_position_embeddings, shape.max_position_embeddings)
+    held_out = material.calibration.rows(min(length, 512), 16_384)
+
+    @torch.no_grad()
+    def validate(model: CausalLM, autocast: Any) -> dict[str, float]:
+        was, total, same, count = model.training, 0.0, 0, 0
+        model.eval()
+        with autocast:
+            for start in range(0, len(held_out), ROWS_AT_ONCE):
+                ids = torch.from_numpy(held_out[start : start + ROWS_AT_ONCE]).to(device)
+                wanted = torch.log_softmax(distilling.teacher(ids).float(), dim=-1)
+                said = torch.log_softmax(model(ids).float(), dim=-1)
+                total += float((wanted.exp() * (wanted - said)).sum())
+                same += int((wanted.argmax(-1) == said.argmax(-1)).sum())
+                count += ids.numel()
+        model.train(was)
+        return {"loss": total / count, "same_first": same / count}
+
+    fingerprint = hash_json([config.result_fields(), identity(material.source), material.seed, shards.target_tokens])
+    job = Job(settings, plan(settings, shape.max_position_embeddings, shards.available()), student.config, folder, shards,
+              material.tokenizer, material.seed, fingerprint, validate, lambda model, step: [])  # fmt: skip
+    say(f"quantize: {config.method}, distilling: {job.plan.describe()}, {engine.describe()}")
+    try:
+        counts = train(job, engine, distilling.make, material.stop)
+    finally:
+        engine.close()
+    kept = ("steps", "tokens", "final_loss", "validation_loss", "seconds")
+    return engine.model, {name: counts[name] for name in kept if name in counts}
+
+
+def _write(config: Config, material: Material, shape: ModelConfig, student: CausalLM, out: Path) -> None:
+    tensors: dict[str, Tensor] = {}
+    made = {
+        name: module for name, module in student.named_modules() if isinstance(module, (OneBitLinear, BitNetLinear))
+    }
+    inside = tuple(f"{name}.{part}" for name in made for part in ("weight", "in_scale", "out_scale"))
+    state: Mapping[str, Tensor] = student.state_dict()
+    dense = {name: tensor.detach().cpu() for name, tensor in state.items() if name not in inside}
+    if shape.tie_word_embeddings:
+        dense.pop("lm_head.weight")
+    tensors |= dict(named_for_files(dense, ""))
+    for name, module in made.items():
+        tensors |= module.tensors(name)
+    left = [name for name, module in student.named_modules() if type(module) is nn.Linear]
+    described: dict[str, Any] = {"quant_method": "jielong-onebit"}
+    if config.method == "bitnet":
+        described = {
+            "quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline",
+            "modules_to_not_convert": ["lm_head", *left],
+        }  # fmt: skip
+    write_folder(material.source, shape, material.tokenizer, tensors, described, out, own=config.method == "onebit")

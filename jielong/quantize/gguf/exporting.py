@@ -1,0 +1,36 @@
+"""A folder for llama.cpp and Ollama: the GGUF file, and beside it the Modelfile that `ollama create` takes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from jielong.errors import InputError
+from jielong.quantize.gguf.modelfile import modelfile
+from jielong.quantize.gguf.writing import export
+from jielong.quantize.text import run_of
+from jielong.runs import publish, write_text
+
+MODELFILE = "Modelfile"
+
+
+def export_folder(source: Path, out: Path, kind: str) -> dict[str, Any]:
+    """Write a model as `out`/NAME-KIND.gguf and `out`/Modelfile; returns what `export` does. `out` must not be there, and appears whole.
+
+    NAME: of the run that the model lies in, or of its folder. Raises what `export` raises.
+    """
+    if out.exists():
+        raise InputError(f"--out: is there already, got {out}; give a new folder, or delete it")
+    run = run_of(source)
+    name = f"{(run or source.resolve()).name}-{kind}.gguf"
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        found = export(source, partial / name, kind)
+        write_text(partial / MODELFILE, modelfile(source, name))
+        publish(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return found | {"file": str(out / name), "modelfile": str(out / MODELFILE)}

@@ -1,0 +1,98 @@
+"""Distilling: the loss by hand, a killed run that goes on, and what is not distilled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from jielong.errors import ModelError, RecipeError
+from jielong.model.hf import load_folder
+from jielong.model.transformer import CausalLM
+from jielong.quantize.config import Distill, with_options
+from jielong.quantize.distilling import Distilling, check
+from jielong.quantize.making import make
+from jielong.quantize.students import put_students
+from jielong.runs import Run
+from tests.model.quantized.folders import SHAPE, dense
+from tests.quantize.test_making import material
+
+SETTINGS = {"tokens": 4096, "tokens_per_step": 512, "micro_batch_tokens": 256, "precision": "float32", "device": "cpu", "save_every_steps": 3,
+            "evaluate_every_steps": None, "save_every_minutes": None}  # fmt: skip
+
+
+class FakeEngine:
+    def __init__(self, model: CausalLM) -> None:
+        self.model, self.device = model, torch.device("cpu")
+
+
+def test_the_losses_are_those_of_the_paper(tmp_path: Path) -> None:
+    dense(tmp_path)
+    teacher, student = load_folder(tmp_path), load_folder(tmp_path)
+    put_students(student, "onebit", [name for name, one in student.named_modules() if type(one) is nn.Linear])
+    distilling = Distilling(FakeEngine(student), teacher, 1.0)  # type: ignore[arg-type]
+    ids = torch.randint(0, 64, (2, 30))
+    apart, far = distilling.apart(ids, None, None)
+    outputs: dict[int, list[torch.Tensor]] = {0: [], 1: []}
+    for number, model in enumerate((teacher, student)):
+        for layer in model.model.layers:
+            layer.register_forward_hook(lambda m, i, o, number=number: outputs[number].append(o[0].detach()))
+    with torch.no_grad():
+        p, q = (torch.log_softmax(model(ids), dim=-1) for model in (teacher, student))
+    assert torch.allclose(apart, (p.exp() * (p - q)).sum(), rtol=1e-4)
+    ratios = [((a - b) ** 2).mean() / (a**2).mean() for a, b in zip(outputs[0], outputs[1], strict=True)]
+    assert torch.allclose(far, torch.stack(ratios).mean(), rtol=1e-4)
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(
+    finished: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jielong.train import loop
+
+    config = with_options({"method": "onebit", "distill": SETTINGS})
+
+    def run(name: str, killed: bool) -> dict[str, torch.Tensor]:
+        given, _ = material(finished, source, tmp_path / f"{name}.work")
+        if killed:
+            steps, finish = [0], loop.Steps.finish
+
+            def dying(self: Any) -> bool:
+                found = finish(self)
+                steps[0] += 1
+                if steps[0] == 5:
+                    raise KeyboardInterrupt
+                return found
+
+            with monkeypatch.context() as patched:
+                patched.setattr(loop.Steps, "finish", dying)
+                with pytest.raises(KeyboardInterrupt):
+                    make(config, given, tmp_path / name)
+            assert not (tmp_path / name).exists()
+            assert [path.name for path in sorted((tmp_path / f"{name}.work" / "checkpoints").glob("step-*"))][
+                -1
+            ] == "step-00000003"
+        make(config, given, tmp_path / name)
+        return load_file(tmp_path / name / "model.safetensors")
+
+    whole, resumed = run("whole", False), run("resumed", True)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"adapter": {"rank": 4}}, {"ema_decay": 0.9}, {"packing": "truncated"}, {"compile": True}, {"engine": "hf"}],
+)
+def test_what_is_not_distilled_is_said(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=f"quantize.distill.{next(iter(wrong))}: not for models of signs"):
+        check(Distill(**wrong), SHAPE)
+
+
+def test_experts_are_not_distilled() -> None:
+    sparse = SHAPE.model_copy(update={"num_experts": 4, "num_experts_per_tok": 2})
+    with pytest.raises(ModelError, match="onebit and bitnet are for dense models"):
+        check(Distill(), sparse)
