@@ -145,8 +145,9 @@ def begin(
     device, kind = weight.device, weight.dtype
     ids_BT, padding_B = padded(prompts, device)
     rows, width = ids_BT.shape
-    # EL-attention reads the weights of key and value layers, and there is an adapter beside them
-    name = "kv" if model.adapted and config.cache == "hidden" else config.cache
+    # EL-attention reads the weights of key and value layers, and there is an adapter beside them, or the layers round their input
+    more = model.adapted or any(getattr(module, "rounded", False) for module in model.modules())
+    name = "kv" if more and config.cache == "hidden" else config.cache
     if name == "rolling":
         if rows > 1:
             raise InputError(

@@ -306,13 +306,18 @@ def _refused(table: dict[str, Any]) -> list[str]:
     allowed: dict[str, Callable[[Any], bool]] = {
         "hidden_act": lambda value: value in ("silu", "swish", None),
         "mlp_bias": lambda value: not value,
-        "quantization_config": lambda value: not value,
     }
-    return [
+    problems = [
         f"{field} not supported, got {table[field]!r}; use a model without it"
         for field, fine in allowed.items()
         if field in table and not fine(table[field])
     ]
+    if quantized := table.get("quantization_config"):
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+        problems.append(
+            f"quantized ({method}), which is to be used, not trained; take the full model that it was made of"
+        )
+    return problems
 
 
 def _number(table: dict[str, Any], name: str, problems: list[str], default: Any = None) -> Any:

@@ -33,10 +33,17 @@ class Distill(TrainConfig):
     learning_rate: float = Field(2e-3, description="peak learning rate", gt=0)
     beta2: float = Field(0.99, description="AdamW: decay of the second moment", ge=0, lt=1)
     weight_decay: float = Field(0.0, description="decoupled weight decay on matrices", ge=0)
+    divergence_loss: float = Field(
+        1.0, description="weight of how far what the model says is from what the full one says (KL)", ge=0
+    )
     hidden_loss: float = Field(
         1.0,
-        description="weight of the squared distance between the layers' outputs and the full model's, relative to their size, beside that of what they say; "
-        "0: none",
+        description="weight of the squared distance between the layers' outputs and the full model's, relative to their size",
+        ge=0,
+    )
+    label_loss: float = Field(
+        0.0,
+        description="weight of the cross-entropy of the text itself; alone it is training with such layers, without a teacher",
         ge=0,
     )
     sample_every_steps: int | None = harmless(None, "steps between samples; none: no samples", ge=1)

@@ -1,7 +1,8 @@
 """Models of signs: rounded from a full one, then trained to say what the full one says.
 
 The loss of a token is the divergence of the student's distribution from the full model's, and beside it how far the layers' outputs are
-apart, relative to their size (the two losses of OneBit, arXiv:2402.11295). The loop, its files, checkpoints, the watch and going on after
+apart, relative to their size (the two losses of OneBit, arXiv:2402.11295); or, or with it, the cross-entropy of the text, which alone is the
+training of BitNet b1.58. The loop, its files, checkpoints, the watch and going on after
 a kill are those of [train]; checkpoints hold the student's full weights, as a Hugging Face folder, and what only training knows beside.
 """
 
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from jielong.errors import ModelError, RecipeError
 from jielong.model.adapters import identity
@@ -39,52 +41,65 @@ ROWS_AT_ONCE = 4  # of held-out text
 class Distilling:
     """Makes steps of a student; see the module's text."""
 
-    def __init__(self, engine: TorchEngine, teacher: CausalLM, hidden_loss: float) -> None:
+    def __init__(self, engine: TorchEngine, teacher: CausalLM, config: Distill) -> None:
         """teacher: the full model, on the engine's device; nothing of it is trained."""
-        self.engine, self.teacher, self.hidden_loss = engine, teacher.eval().requires_grad_(False), hidden_loss
+        self.engine, self.teacher, self.config = engine, teacher.eval().requires_grad_(False), config
 
     def make(self, steps: Steps) -> None:
         """One step."""
-        rows = steps.begin()
-        divergence = distance = 0.0
+        rows, config = steps.begin(), self.config
+        told: dict[str, float] = {}
         for number, batch in enumerate(rows.batches, 1):
-            ids, documents = (self._put(part) for part in (batch.inputs, batch.documents))
-            positions = self._put(batch.positions)
+            ids, labels, documents = (self._put(part) for part in (batch.inputs, batch.labels, batch.documents))
+            inside = (self._put(batch.positions), documents) if self.engine.document_mask else (None, None)
             with self.engine.autocast():
-                inside = (positions, documents) if self.engine.document_mask else (None, None)
-                apart, far = self.apart(ids, *inside)
-            count = ids.numel()
-            loss = apart + self.hidden_loss * far * count
+                found = self.losses(ids, labels, *inside)
+            weights = {
+                "divergence": config.divergence_loss,
+                "hidden_distance": config.hidden_loss,
+                "cross_entropy": config.label_loss,
+            }
+            loss = torch.stack([weights[name] * value for name, value in found.items()]).sum()
             self.engine.backward(loss / rows.labels, number == len(rows.batches))
             steps.add(Losses(loss.detach(), torch.zeros((), device=loss.device), None))
-            divergence += float(apart.detach()) / rows.labels
-            distance += float(far.detach()) * count / rows.labels
-        steps.tell(divergence=round(divergence, 6), hidden_distance=round(distance, 6))
+            for name, value in found.items():
+                told[name] = told.get(name, 0.0) + float(value.detach()) / rows.labels
+        steps.tell(**{name: round(value, 6) for name, value in told.items()})
         steps.decide(steps.job.learning_rate(steps.at.step + 1))
         steps.finish()
 
     def _put(self, part: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(part).to(self.engine.device)
 
-    def apart(self, ids_BT: Tensor, positions_BT: Tensor | None, documents_BT: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The sum over tokens of KL(teacher || student), nats, and the mean over layers of their outputs' squared distance over their size."""
-        student = self.engine.model
-        with torch.no_grad(), _outputs(self.teacher) as theirs:
-            hidden_theirs = self.teacher.model(ids_BT, positions_BT, documents_BT)[0]
+    def losses(
+        self, ids_BT: Tensor, labels_BT: Tensor, positions_BT: Tensor | None, documents_BT: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Those that have a weight, as sums over tokens: divergence, KL(teacher || student) in nats; hidden_distance, the mean over layers of
+        their outputs' squared distance over their size; cross_entropy in nats.
+        """
+        student, config, found = self.engine.model, self.config, {}
+        hidden_theirs, theirs = None, list[Tensor]()
+        if config.divergence_loss or config.hidden_loss:
+            with torch.no_grad(), _outputs(self.teacher) as theirs:
+                hidden_theirs = self.teacher.model(ids_BT, positions_BT, documents_BT)[0]
         with _outputs(student) as ours:
             hidden_ours = student.model(ids_BT, positions_BT, documents_BT)[0]
-        far = torch.zeros((), device=ids_BT.device)
-        if self.hidden_loss:
+        if config.hidden_loss:
             pairs = zip(ours, theirs, strict=True)
             ratios = [(a.float() - b.float()).square().mean() / b.float().square().mean() for a, b in pairs]
-            far = torch.stack(ratios).mean()
-        apart = torch.zeros((), device=ids_BT.device)
-        for start in range(0, ids_BT.numel(), PIECE):
-            piece = slice(start, start + PIECE)
-            apart = apart + torch.utils.checkpoint.checkpoint(
-                self._divergence, hidden_ours.flatten(0, 1)[piece], hidden_theirs.flatten(0, 1)[piece], use_reentrant=False,
-            )  # fmt: skip
-        return apart, far
+            found["hidden_distance"] = torch.stack(ratios).mean() * ids_BT.numel()
+        if config.divergence_loss:
+            assert hidden_theirs is not None
+            apart = torch.zeros((), device=ids_BT.device)
+            for start in range(0, ids_BT.numel(), PIECE):
+                piece = slice(start, start + PIECE)
+                apart = apart + checkpoint(
+                    self._divergence, hidden_ours.flatten(0, 1)[piece], hidden_theirs.flatten(0, 1)[piece], use_reentrant=False,
+                )  # fmt: skip
+            found["divergence"] = apart
+        if config.label_loss:
+            found["cross_entropy"] = student.lm_head(hidden_ours.flatten(0, 1), labels_BT.flatten(), 0.0)[0]
+        return found
 
     def _divergence(self, ours_NC: Tensor, theirs_NC: Tensor) -> Tensor:
         wanted = torch.log_softmax(self.teacher.lm_head(theirs_NC).float(), dim=-1)
@@ -122,6 +137,10 @@ def check(config: Distill, shape: ModelConfig) -> None:
         "packing": config.packing != "packed",
         "lisa": config.lisa is not None,
     }
+    if not (config.divergence_loss or config.hidden_loss or config.label_loss):
+        raise RecipeError(
+            "quantize.distill.divergence_loss: nothing is learned, got 0 for it, hidden_loss and label_loss; raise one"
+        )
     for name, wrong in refused.items():
         if wrong:
             raise RecipeError(
@@ -179,7 +198,7 @@ def _trained(
         for name, tensor in checkpoints.read_heads(newest).items() if newest is not None else ():
             student.get_parameter(name).copy_(tensor)
     engine = TorchEngine(student, settings)
-    distilling = Distilling(engine, teacher.to(device), settings.hidden_loss)
+    distilling = Distilling(engine, teacher.to(device), settings)
     length = min(settings.sequence_length or shape.max_position_embeddings, shape.max_position_embeddings)
     held_out = material.calibration.rows(min(length, 512), 16_384)
 

@@ -29,6 +29,7 @@ PACKAGES = {
     "nf4": ("bitsandbytes", "bitsandbytes"), "torchao-int8": ("torchao", "torchao"), "torchao-8da4w": ("torchao", "torchao"),
 }  # fmt: skip
 TORCHAO_GROUP = 32
+AWQ_ROWS = 64  # outputs that gptqmodel clips together
 ERROR = re.compile(r"\w*(?:Error|Exception)\b")  # how the last line of a traceback begins
 
 
@@ -40,6 +41,13 @@ def check(config: Config, shape: ModelConfig) -> None:
     if (reason := reason_for_own_class(shape)) is not None:
         raise ModelError(
             f"quantize.method: {config.method} is made by {package}, which knows classes of transformers only, and {reason}; use int8 or int4"
+        )
+    outputs = (
+        shape.num_attention_heads * shape.size_of_head, shape.num_key_value_heads * shape.size_of_head, shape.feed_forward_size, shape.hidden_size,
+    )  # fmt: skip
+    if config.method == "awq" and (odd := [size for size in outputs if size % AWQ_ROWS]):
+        raise ModelError(
+            f"quantize.method: gptqmodel's awq takes matrices whose rows are a multiple of {AWQ_ROWS}, got one of {odd[0]}; use gptq"
         )
     if shape.num_experts is not None and package != "gptqmodel":
         raise ModelError(

@@ -58,8 +58,10 @@ class Text:
 
 
 def run_of(model: Path) -> Path | None:
-    """The run folder that a checkpoint lies in; None: it lies in none."""
+    """The run folder that a checkpoint, or the initial model, lies in; None: it lies in none."""
     parents = model.resolve().parents
+    if model.resolve().name == "model" and (parents[0] / "recipe.toml").is_file():
+        return parents[0]
     if len(parents) > 2 and parents[0].name == "checkpoints" and parents[1].name in (*TRAINED, "reward"):
         root = parents[2] if parents[1].name != "reward" else parents[3]
         return root if (root / "recipe.toml").is_file() else None

@@ -12,7 +12,7 @@ from jielong.workflow import run_stages
 from tests.corpus import write_recipe
 
 SETTINGS = (
-    "model.hidden_size=64", "model.num_attention_heads=4", "model.num_key_value_heads=2", "model.intermediate_size=128",
+    "model.hidden_size=64", "model.num_attention_heads=4", "model.num_key_value_heads=4", "model.intermediate_size=128",
     "model.max_position_embeddings=64", "train.tokens=40960", "train.tokens_per_step=1024", "train.micro_batch_tokens=1024",
     "train.sample_every_steps=none", "train.evaluate_every_steps=none", "train.save_every_steps=none",
 )  # fmt: skip

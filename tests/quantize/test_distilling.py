@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from jielong.errors import ModelError, RecipeError
+from jielong.metrics import read_jsonl
 from jielong.model.hf import load_folder
 from jielong.model.transformer import CausalLM
 from jielong.quantize.config import Distill, with_options
@@ -34,9 +35,10 @@ def test_the_losses_are_those_of_the_paper(tmp_path: Path) -> None:
     dense(tmp_path)
     teacher, student = load_folder(tmp_path), load_folder(tmp_path)
     put_students(student, "onebit", [name for name, one in student.named_modules() if type(one) is nn.Linear])
-    distilling = Distilling(FakeEngine(student), teacher, 1.0)  # type: ignore[arg-type]
+    distilling = Distilling(FakeEngine(student), teacher, Distill(label_loss=1.0))  # type: ignore[arg-type]
     ids = torch.randint(0, 64, (2, 30))
-    apart, far = distilling.apart(ids, None, None)
+    found = distilling.losses(ids, ids, None, None)
+    apart, far = found["divergence"], found["hidden_distance"] / ids.numel()
     outputs: dict[int, list[torch.Tensor]] = {0: [], 1: []}
     for number, model in enumerate((teacher, student)):
         for layer in model.model.layers:
@@ -46,6 +48,16 @@ def test_the_losses_are_those_of_the_paper(tmp_path: Path) -> None:
     assert torch.allclose(apart, (p.exp() * (p - q)).sum(), rtol=1e-4)
     ratios = [((a - b) ** 2).mean() / (a**2).mean() for a, b in zip(outputs[0], outputs[1], strict=True)]
     assert torch.allclose(far, torch.stack(ratios).mean(), rtol=1e-4)
+    assert torch.allclose(found["cross_entropy"], -q.gather(-1, ids[..., None]).sum(), rtol=1e-4)
+
+
+def test_training_without_a_teacher(finished: Run, source: Path, tmp_path: Path) -> None:
+    """BitNet b1.58 from random weights, on the text alone: the run's initial model."""
+    settings = SETTINGS | {"divergence_loss": 0, "hidden_loss": 0, "label_loss": 1.0, "learning_rate": 1e-2}
+    given, _ = material(finished, finished.stage("model"), tmp_path / "work")
+    counts = make(with_options({"method": "bitnet", "distill": settings}), given, tmp_path / "out")
+    rows = [row for row in read_jsonl(tmp_path / "work" / "metrics.jsonl") if "cross_entropy" in row]
+    assert len(rows) == 8 == counts["steps"] and rows[-1]["cross_entropy"] < rows[0]["cross_entropy"] - 1
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(
@@ -90,6 +102,11 @@ def test_a_killed_run_goes_on_and_ends_the_same(
 def test_what_is_not_distilled_is_said(wrong: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=f"quantize.distill.{next(iter(wrong))}: not for models of signs"):
         check(Distill(**wrong), SHAPE)
+
+
+def test_something_must_be_learned() -> None:
+    with pytest.raises(RecipeError, match=r"quantize\.distill\.divergence_loss: nothing is learned"):
+        check(Distill(divergence_loss=0, hidden_loss=0), SHAPE)
 
 
 def test_experts_are_not_distilled() -> None:

@@ -15,7 +15,7 @@ from tests.corpus import texts, write_jsonl
 
 
 def test_the_run_of_a_checkpoint_is_found(finished: Run, source: Path, tmp_path: Path) -> None:
-    assert run_of(source) == finished.root.resolve()
+    assert run_of(source) == finished.root.resolve() == run_of(finished.stage("model"))
     assert run_of(tmp_path) is None
     shards = held_out(finished.root, 10**6)
     assert shards is not None and shards.split == "validation"

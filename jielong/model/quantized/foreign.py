@@ -22,7 +22,10 @@ from jielong.model.quantized.files import described
 from jielong.model.transformer import CausalLM
 
 LOGGERS = ("gptqmodel", "bitsandbytes", "torchao", "tokenicer", "optimum")
-EXTRAS = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "compressed-tensors": "compressed_tensors"}
+EXTRAS = {
+    "bitsandbytes": "bitsandbytes",
+    "torchao": "torchao",
+}  # quant_method -> the package, which is the extra's name, too
 
 
 @contextlib.contextmanager
@@ -65,7 +68,7 @@ class Foreign:
             )
         package = EXTRAS.get(self.method)
         if package is not None and importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "quant", f"to open a model quantized as {self.method}")
+            raise MissingExtraError(package, package, f"to open a model quantized as {self.method}")
         self._model = self._opened()
         self._linear = {
             name: module

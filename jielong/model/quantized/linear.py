@@ -102,8 +102,9 @@ class QuantizedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """W made again, (O, C) float32."""
-        return self.integers.matrix()
+        """W made again, (O, C) float32; with the factors of the input, where there are some."""
+        matrix = self.integers.matrix()
+        return matrix if self.factors is None else matrix * self.factors
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., O), in x's type, or autocast's."""
@@ -117,7 +118,7 @@ class QuantizedLinear(nn.Module):
         if few and not (torch.is_grad_enabled() and x.requires_grad) and (packed := self._pack()) is not None:
             return self._product(x, packed)
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        return F.linear(x, self.integers.matrix().to(x.dtype), bias)
 
     def _product(self, x: Tensor, packed: tuple[Tensor, ...]) -> Tensor:
         flat = x.reshape(-1, self.in_features)

@@ -186,6 +186,6 @@ def _describe_scaling(writer: Any, found: Described) -> None:
         writer.add_rope_scaling_yarn_beta_fast(betas[0])
         writer.add_rope_scaling_yarn_beta_slow(betas[1])
         found.notes.append(
-            f"rope_scaling: beta_fast {betas[0]:g} and beta_slow {betas[1]:g} are read by llama.cpp since October 2025; older ones "
+            f"rope_scaling: beta_fast {betas[0]:g} and beta_slow {betas[1]:g} are read by newer versions of llama.cpp; older ones "
             f"take {BETAS[0]:g} and {BETAS[1]:g}"
         )

@@ -2,8 +2,9 @@
 
 llama.cpp's `llama` tokenizer begins with single characters and joins, as long as there is one, the neighbours whose joined text
 is a token of the highest score, the leftmost of equals. tokenizer.json has a list of merges instead, in the order in which they
-are made; minus the place of a token's first merge gives that order as a score. Where `ignore_merges` is set, pieces that no
-merge makes are those of one common best score (tokenizer/importing/sentencepiece_model.py), and get it back.
+are made; minus the place of a token's first merge gives that order as a score. Where `ignore_merges` is set, many pieces share
+the best score (tokenizer/importing/sentencepiece_model.py; Chinese-LLaMA's added ones do): those that no merge makes, and those
+of the first merges, which are sorted by falling length as far as their scores are the same. They get one score back.
 
 `cut` does what llama.cpp does, so that it can be measured on texts how often its ids are others: a normalizer or a first cut that
 tokenizer.json may have is unknown to it.
@@ -34,11 +35,14 @@ class Measured:
 
 def scores(model: Mapping[str, Any]) -> dict[str, float]:
     """Token -> score, of the `model` table of a tokenizer.json."""
+    made = ["".join(merge.split(" ", 1) if isinstance(merge, str) else merge) for merge in model["merges"]]
+    shared = bool(model.get("ignore_merges"))
+    falls = (at for at in range(1, len(made)) if len(made[at]) > len(made[at - 1]))
+    tied = next(falls, len(made)) if shared else 0
     best: dict[str, float] = {}
-    for rank, merge in enumerate(model["merges"]):
-        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
-        best.setdefault(left + right, -float(rank) - 1.0)
-    unmade = 0.0 if model.get("ignore_merges") else -float(len(best)) - 2.0
+    for rank, text in enumerate(made):
+        best.setdefault(text, 0.0 if rank < tied else -float(rank) - 1.0)
+    unmade = 0.0 if shared else -float(len(made)) - 2.0
     found = {text: best.get(text, unmade if len(text) > 1 else NEVER) for text in model["vocab"]}
     return found | dict.fromkeys(BYTE_TOKENS, 0.0)
 

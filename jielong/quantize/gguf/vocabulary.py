@@ -73,8 +73,8 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     kind = _kind(folder, table)
     tokens, types = _tokens(tokenizer, rows, kind)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    if table.get("normalizer") is not None and kind == "gpt2":
-        notes.append(f"tokenizer: llama.cpp leaves out its normalizer ({table['normalizer']['type']})")
+    if kind == "gpt2" and (left_out := _types(table.get("normalizer")) - {"Sequence"}):
+        notes.append(f"tokenizer: llama.cpp leaves out its normalizer ({', '.join(sorted(left_out))})")
     begins, ends = _added(folder, tokenizer)
     shared: dict[str, Any] = {
         "tokens": tokens,
@@ -87,7 +87,7 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     }
     if kind == "gpt2":
         choice = precuts.choose(tokenizer)
-        if choice.pieces_differ:
+        if choice.pieces_differ or choice.differ:
             notes.append(_about(choice))
         return Vocabulary(
             "gpt2",
@@ -114,12 +114,14 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
 
 
 def _about(choice: precuts.Choice) -> str:
-    """One sentence on a first cut that is not quite the folder's."""
+    """One sentence on a first cut that is not quite the folder's, or on ids that differ for another reason."""
     what = (
         f"the ids of {choice.differ} ({choice.differ / choice.probes:.1%}) are others, those of {choice.example!r} for one"
         if choice.differ
         else "the ids of none are others"
     )
+    if not choice.pieces_differ:
+        return f"tokenizer: its first cut is llama.cpp's {choice.name}; of {choice.probes} probe texts {what}"
     return (
         f"tokenizer: llama.cpp has no name for its first cut; the nearest is {choice.name}: of {choice.probes} probe texts "
         f"{choice.pieces_differ} are cut into other pieces first, and {what}"

@@ -22,6 +22,7 @@ import torch
 from jielong.errors import InputError, MissingExtraError
 from jielong.quantize.gguf import kinds, metadata, tensors
 from jielong.quantize.gguf.vocabulary import read_vocabulary, write_vocabulary
+from jielong.quantize.text import run_of
 from jielong.runs import sync_folder
 
 
@@ -73,7 +74,7 @@ def _write(folder: Path, partial: Path, kind: str, found: metadata.Described, vo
             planned.insert(0, tensors.Planned("rope_freqs.weight", tuple(divisors.shape), lambda: iter([divisors])))
         writer = GGUFWriter(partial, found.architecture)
         try:
-            metadata.describe(writer, found, folder.resolve().name)
+            metadata.describe(writer, found, (run_of(folder) or folder.resolve()).name)
             writer.add_file_type(LlamaFileType[kinds.FILE_TYPES[kind]])
             write_vocabulary(writer, vocabulary)
             chosen = {one.name: kinds.kind_of(one.name, one.shape, kind) for one in planned}

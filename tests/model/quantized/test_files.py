@@ -113,7 +113,7 @@ def test_experts_are_made_whole(tmp_path: Path) -> None:
 
 def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     quantized(tmp_path, "gptq")
-    with pytest.raises(ModelError, match="quantization_config not supported"):
+    with pytest.raises(ModelError, match=r"quantized \(gptq\), which is to be used, not trained"):
         load_folder(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
     name = "model.layers.0.self_attn.q_proj"

@@ -42,7 +42,8 @@ def test_bitsandbytes_layers_are_taken_over(tmp_path: Path, held: str, layer: st
     ids = torch.randint(0, 64, (2, 20))
     with torch.no_grad(), silently():
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "small", dtype=torch.float32).eval()
-        assert torch.allclose(found(ids), theirs(ids).logits, atol=1e-4)
+        expected = theirs(ids).logits
+        assert float((found(ids) - expected).norm() / expected.norm()) < 1e-2
 
 
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

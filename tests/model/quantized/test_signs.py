@@ -65,7 +65,7 @@ def test_a_layer_of_signs_is_what_the_paper_says(tmp_path: Path) -> None:
     layer = model.get_submodule("model.layers.1.mlp.down_proj")
     assert isinstance(layer, QuantizedLinear) and layer.factors is not None
     x = torch.randn(3, 128)
-    signs = torch.sign(layer.weight)
+    signs = torch.sign(layer.integers.matrix())
     rows = layer.scales[:, 0]
     with torch.no_grad():
         assert torch.allclose(layer(x), ((x * layer.factors) @ signs.T) * rows, atol=1e-5)
@@ -84,7 +84,8 @@ def test_transformers_gives_the_same_logits_for_bitnet(tmp_path: Path) -> None:
             theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
             expected = theirs(ids).logits
         assert type(theirs.model.layers[0].self_attn.q_proj).__name__ == "AutoBitLinear"
-        assert torch.allclose(model(ids), expected, atol=1e-4)
+        # an input that lies between two of its 255 values may be rounded to either
+        assert float((model(ids) - expected).norm() / expected.norm()) < 1e-2
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

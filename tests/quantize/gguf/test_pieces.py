@@ -46,7 +46,14 @@ def test_scores_are_the_order_of_merges() -> None:
     found = scores({"vocab": vocab, "merges": [["a", "b"], "ab c", ["c", "ab"]], "ignore_merges": False})
     assert [found[x] for x in ("ab", "abc", "cab")] == [-1, -2, -3] and found["a"] == NEVER and found["<unk>"] < -3
     assert set(BYTE_TOKENS) < found.keys()
-    assert scores({"vocab": {**vocab, "bc": 7}, "merges": [["a", "b"]], "ignore_merges": True})["bc"] == 0
+
+
+def test_pieces_that_share_the_best_score_get_it_back() -> None:
+    """The first merges, as far as their length falls, and what no merge makes."""
+    merges = [["c", "ab"], ["a", "b"], ["ab", "c"], ["a", "c"]]
+    vocab = {text: number for number, text in enumerate(("a", "b", "c", "ab", "abc", "cab", "ac", "bc"))}
+    found = scores({"vocab": vocab, "merges": merges, "ignore_merges": True})
+    assert [found[text] for text in ("cab", "ab", "abc", "ac", "bc")] == [0, 0, -3, -4, 0]
 
 
 def test_cut_by_hand() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jielong.errors import TokenizerError
+from jielong.quantize.gguf.precuts import probes
 from jielong.quantize.gguf.vocabulary import (
     BYTE,
     CONTROL,
@@ -84,6 +85,8 @@ def test_a_normalizer_is_told(tmp_path: Path) -> None:
     folder = with_config(tokenizer_folder(tmp_path))
     change(folder / "tokenizer.json", normalizer={"type": "NFC"})
     assert "tokenizer: llama.cpp leaves out its normalizer (NFC)" in read_vocabulary(folder, 500).notes
+    change(folder / "tokenizer.json", normalizer={"type": "Sequence", "normalizers": []})
+    assert not any("normalizer" in note for note in read_vocabulary(folder, 500).notes)
 
 
 def test_pieces(tmp_path: Path) -> None:
@@ -117,3 +120,42 @@ def test_kinds_that_llama_cpp_does_not_have(kind: str, tmp_path: Path) -> None:
 def test_more_tokens_than_rows(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"the tokenizer has \d+ ids, the model 100 embeddings"):
         read_vocabulary(with_config(tokenizer_folder(tmp_path)), 100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ours", "long digits", "user words", "pieces", "pieces with a normalizer"])
+def test_llama_cpp_differs_as_often_as_measured(kind: str, tmp_path: Path) -> None:
+    """Its own tokenizer, of a file without weights, on the same texts."""
+    gguf = pytest.importorskip("gguf", reason="the quant extra")
+    llama_cpp = pytest.importorskip("llama_cpp", reason="a binding of llama.cpp, which is built from source")
+    folder = tmp_path / "x"
+    if kind.startswith("pieces"):
+        sentencepiece_folder(folder, normalization_rule_name="nmt_nfkc" if kind.endswith("normalizer") else "identity")
+    else:
+        words = ("经济工作", "GPT") if kind == "user words" else ()
+        bpe.save(
+            bpe.train([*texts(60), *["1998年12345人"] * 9], 420, SPECIALS, 2, kind != "long digits", user_words=words),
+            folder,
+        )
+    tokenizer = open_folder(with_config(folder, None))
+    vocabulary = read_vocabulary(folder, tokenizer.size)
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    write_vocabulary(writer, vocabulary)
+    for key, value in {
+        "context_length": 64,
+        "embedding_length": 8,
+        "block_count": 1,
+        "head_count": 1,
+        "feed_forward_length": 8,
+        "layer_norm_rms_eps": 1e-5,
+    }.items():
+        getattr(writer, f"add_{key}")(value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    llama = llama_cpp.Llama(str(tmp_path / "m.gguf"), vocab_only=True, verbose=False)
+    asked = probes()
+    found = [llama.tokenize(text.encode("utf-8"), add_bos=False, special=False) for text in asked]
+    differ = sum(mine != theirs for mine, theirs in zip(tokenizer.encode(asked), found, strict=True))
+    assert differ == vocabulary.differ and (differ > 0) == (kind in ("long digits", "pieces with a normalizer"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from jielong.errors import InputError, MissingExtraError, ModelError
 from jielong.model.hf import load_folder, save_folder
 from jielong.model.hf_config import read_config
+from jielong.model.transformer import CausalLM
 from jielong.quantize.gguf.kinds import KINDS
 from jielong.quantize.gguf.writing import export
 from jielong.tokenizer.folder import open_folder
@@ -166,42 +168,72 @@ LLAMA_CPP = {
 }
 
 
+def shape_for_llama_cpp(name: str) -> dict[str, Any]:
+    """Rows of 256, so that every kind fits."""
+    shape = (
+        CONFIGS.get(name, ("", {}))[1]
+        | LLAMA_CPP[name]
+        | {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
+    )
+    return {key: 256 if key.endswith("intermediate_size") else value for key, value in shape.items()}
+
+
+def decoded(path: Path, model: CausalLM) -> CausalLM:
+    """The model with the weights that a file of the architecture llama holds, so that what remains is llama.cpp's arithmetic."""
+    found, names = tensors(path), gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            stem, _, last = name.rpartition(".")
+            _, values = found[f"{names.get_name(stem)}.{last}"]
+            if "q_proj" in name or "k_proj" in name:
+                values = unturned(values, 4 if "q_proj" in name else 2)
+            parameter.copy_(torch.tensor(values))
+    return model.eval()
+
+
+def in_llama_cpp(path: Path, exact: bool = False) -> Any:
+    """exact: the cache in float32."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="a binding of llama.cpp, which is built from source")
+    cache = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32} if exact else {}
+    return llama_cpp.Llama(str(path), n_ctx=128, n_threads=1, logits_all=True, verbose=False, **cache)
+
+
+@torch.no_grad()
+def distance(llama: Any, ours: CausalLM, prompt: list[int]) -> float:
+    """Of llama.cpp's logits from ours, as a share of ours."""
+    llama.eval(prompt)
+    found, wanted = torch.tensor(np.array(llama.scores[: len(prompt)])), ours(torch.tensor([prompt]))[0]
+    return float((found - wanted).norm() / wanted.norm())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LLAMA_CPP)
-@pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_k"])
-def test_llama_cpp_says_the_same(name: str, kind: str, tmp_path: Path) -> None:
-    """The same ids of texts; of the f16 file the same greedy tokens, of the others logits as near as the weights are."""
-    llama_cpp = pytest.importorskip("llama_cpp", reason="a binding of llama.cpp, which is built from source")
-    size = {
-        "hidden_size": 256,
-        "intermediate_size": 256,
-        "moe_intermediate_size": 256,
-        "shared_expert_intermediate_size": 256,
-    }
-    shape = CONFIGS.get(name, ("", {}))[1] | LLAMA_CPP[name]
-    shape |= {key: size[key] for key in ("hidden_size", "intermediate_size")} | {k: size[k] for k in size if k in shape}
-    shape |= {"head_dim": 64}
-    folder = model_folder(tmp_path / "model", shape, torch.float16)
-    export(folder, tmp_path / "m.gguf", kind)
+def test_llama_cpp_says_the_same(name: str, tmp_path: Path) -> None:
+    """The same ids of texts, the logits of float32, and in float16 the same greedy tokens."""
+    folder = model_folder(tmp_path / "model", shape_for_llama_cpp(name), torch.float16)
     ours, tokenizer = load_folder(folder).eval(), open_folder(folder)
-    llama = llama_cpp.Llama(str(tmp_path / "m.gguf"), n_ctx=128, n_threads=1, logits_all=True, verbose=False)
+    prompt = tokenizer.encode([CHINESE[0]])[0]
+    for kind, far in (("f32", 1e-3), ("f16", 1e-2)):
+        export(folder, tmp_path / f"{kind}.gguf", kind)
+        assert distance(in_llama_cpp(tmp_path / f"{kind}.gguf", exact=kind == "f32"), ours, prompt) < far, kind
+    llama = in_llama_cpp(tmp_path / "f16.gguf")
     for text in (*CHINESE, ENGLISH):
         assert llama.tokenize(text.encode("utf-8"), add_bos=False, special=False) == tokenizer.encode([text])[0]
-    prompt = tokenizer.encode([CHINESE[0]])[0]
-    with torch.no_grad():
-        wanted = ours(torch.tensor([prompt]))[0]
-    llama.eval(prompt)
-    found = torch.tensor(np.array(llama.scores[: len(prompt)]))
-    far = float((found - wanted).norm() / wanted.norm())
-    assert far < {"f16": 2e-3, "q8_0": 0.05, "q4_k": 0.5}[kind], far
-    if kind == "f16":
-        llama.reset()
-        said = []
-        for token in llama.generate(prompt, temp=0.0, repeat_penalty=1.0):
-            said.append(token)
-            if len(said) == 16:
-                break
-        assert said == greedy(ours, torch.tensor([prompt]), 16)[0, len(prompt) :].tolist()
+    said = list(itertools.islice(llama.generate(prompt, temp=0.0, repeat_penalty=1.0), 16))
+    assert said == greedy(ours, torch.tensor([prompt]), 16)[0, len(prompt) :].tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_llama_cpp_reads_every_kind(kind: str, tmp_path: Path) -> None:
+    """Logits of the weights in the file; of the quantized kinds llama.cpp rounds the activations to 8 bits as well."""
+    folder = model_folder(tmp_path / "model", shape_for_llama_cpp("llama"))
+    export(folder, tmp_path / "m.gguf", kind)
+    ours = decoded(tmp_path / "m.gguf", load_folder(folder))
+    prompt = open_folder(folder).encode([CHINESE[0]])[0]
+    assert distance(in_llama_cpp(tmp_path / "m.gguf"), ours, prompt) < {"f32": 0.01, "f16": 0.01, "bf16": 0.05}.get(
+        kind, 0.1
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- refused
@@ -220,7 +252,7 @@ def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         export(folder, tmp_path / "other.gguf", "f16")
     assert not list(tmp_path.glob("*other.gguf*")) and read_config(folder)["num_hidden_layers"] == 5
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"gguf: not installed, needed for GGUF files; .*jielong\[quant\]"):
+    with pytest.raises(MissingExtraError, match=r"gguf: not installed, needed for GGUF files; .*jielong\[gguf\]"):
         export(folder, tmp_path / "other.gguf", "f16")
 
 

@@ -21,7 +21,9 @@ def tokenizer(tmp_path: Path) -> TokenizerFolder:
 
 
 def test_documents_are_there_and_then_gone(tmp_path: Path, tokenizer: TokenizerFolder) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "今天天气很好。"}\n{"text": 3}\n{"text": "明天见。"}\n', encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text(
+        '{"text": "今天天气很好。"}\n{"text": 3}\n{"text": "明天见。"}\n', encoding="utf-8"
+    )
     with shards_of_files([str(tmp_path / "a.jsonl")], tokenizer, "test") as (shards, rejected):
         texts = [tokenizer.decode(shards.targets(number).tolist()) for number in range(shards.documents)]
         folder = shards.folder
