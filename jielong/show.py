@@ -67,6 +67,13 @@ def key_figure(stage: str, counts: dict[str, Any]) -> str:
             f"{counts['steps']:,} steps, {human_count(counts[unit])} {unit}, loss {loss}, "
             f"{human_count(counts[f'{unit}_per_second'])} {unit}/s" + _trouble(counts)
         )
+    if stage == "quantize":
+        sizes = " to ".join(human_bytes(counts[key]) for key in ("bytes_before", "bytes"))
+        models = (counts.get("compared") or {}).get("models") or []
+        bits = [row["bits_per_byte"] for row in models]
+        return f"{counts['method']}, {sizes}" + (
+            f", bits per byte {bits[0]:.4f} to {bits[1]:.4f}" if len(bits) == 2 else ""
+        )
     if stage == "infer":
         return f"{counts['prompts']} prompts continued"
     if stage == "evaluate":

@@ -70,3 +70,10 @@ def test_status_says_that_a_training_goes_on(tmp_path: Path) -> None:
     assert "going on" in text and "running, step 1,200 of 5,000" in text and "1 h 02 min left" in text
     box.say(STATUS | {"state": "stopped"})
     assert status_rows(tmp_path, "")[0]["stages"]["train"]["state"] != "going on"
+
+
+def test_a_quantized_model_says_what_it_costs() -> None:
+    counts = {"method": "int4", "bytes_before": 4_000_000, "bytes": 1_500_000}
+    assert key_figure("quantize", counts) == "int4, 4 MB to 1.5 MB"
+    counts["compared"] = {"models": [{"bits_per_byte": 2.0}, {"bits_per_byte": 2.01234}]}
+    assert key_figure("quantize", counts) == "int4, 4 MB to 1.5 MB, bits per byte 2.0000 to 2.0123"

@@ -336,3 +336,50 @@ def test_alignment_before_and_after(tmp_path: Path) -> None:
     assert list(found) == ["planted", "reward", "dpo", "ppo", "grpo"] and result["longer"] == 1.0
     assert all(0 <= found[side]["accuracy"] <= 1 for side in ("planted", "reward", "dpo"))
     assert all(found[side]["steps"] == 2 and 0 <= found[side]["win_rate"] <= 1 for side in ("ppo", "grpo"))
+
+
+@pytest.mark.slow
+def test_quantized_models_beside_the_full_one(tmp_path: Path) -> None:
+    """Each method runs and says what it found, on a model with random weights and text that is given; nothing of the text is kept."""
+    from jielong.model.config import Config as ModelConfig
+    from jielong.model.hf import save_folder
+    from jielong.model.transformer import CausalLM, initialise
+    from jielong.tokenizer import bpe
+    from jielong.tokenizer.config import Config as TokenizerConfig
+    from jielong.tokenizer.folder import copy_folder, open_folder
+
+    bpe.save(bpe.train([CHARACTERS] * 9, 330, TokenizerConfig().specials, 2, True), tmp_path / "tokenizer")
+    tokenizer = open_folder(tmp_path / "tokenizer")
+    model = CausalLM(ModelConfig(vocab_size=tokenizer.size, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+                                 num_key_value_heads=4, intermediate_size=128, max_position_embeddings=64))  # fmt: skip
+    initialise(model, 1)
+    save_folder(model, tmp_path / "model", tokenizer.end_id)
+    copy_folder(tokenizer, tmp_path / "model")
+    chance = random.Random(1)
+    rows = ["".join(chance.choices(CHARACTERS, k=60)) for _ in range(200)]
+    (tmp_path / "text.jsonl").write_bytes(b"".join(orjson.dumps({"text": row}) + b"\n" for row in rows))
+    small = ("tokens=2048", "tokens_per_step=512", "micro_batch_tokens=512", "device=cpu")
+    subprocess.run(
+        [sys.executable, "benchmarks/quantize.py", "--model", str(tmp_path / "model"), "--methods", "int8,rtn:2:32,onebit,gptq",
+         "--calibration", str(tmp_path / "text.jsonl"), "--out", str(tmp_path / "r.json"),
+         *(part for one in small for part in ("--set", f"quantize.distill.{one}"))],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    result = orjson.loads((tmp_path / "r.json").read_bytes())
+    names = [row["name"] for row in result["rows"]] + [row["method"] for row in result["left_out"]]
+    assert {"full", "int8", "rtn:2:32", "onebit", "gptq", "onebit-rounded"} == set(names)
+    assert rows[0][:9] not in (tmp_path / "r.json").read_text(encoding="utf-8") and (tmp_path / "r.svg").is_file()
+
+
+@pytest.mark.slow
+def test_compiled_steps_over_integers(tmp_path: Path) -> None:
+    """Every side decodes, and the compiled ones give the logits of the model's own pass."""
+    shape = ("hidden_size=256", "num_hidden_layers=2", "vocab_size=300")
+    subprocess.run(
+        [sys.executable, "benchmarks/quantized_decoding.py", "--group", "64", "--new", "8", "--prompt", "20", "--repeats", "2", "--threads", "1",
+         "--out", str(tmp_path / "r.json"), *(part for one in shape for part in ("--set", one))],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    rows = {row["side"]: row for row in orjson.loads((tmp_path / "r.json").read_bytes())["rows"]}
+    compiled = [row for name, row in rows.items() if name.startswith("compiled, ")]
+    assert len(compiled) == 4 and all(row["logits_difference"] < 1e-4 for row in compiled)

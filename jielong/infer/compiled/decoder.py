@@ -12,7 +12,7 @@ each of its own kind: a model may have some in 4 bits, some in 8 and some in flo
 A step takes as long as its weights take to be read. The default model (27 M, 107 MB in float32) on two cores of an EPYC 9004: 3.8 ms
 at best, 28 GB/s, where nothing but reading reaches 31; torch's own pass takes 15. More rows cost little: 8 take twice and 32 four
 times as long as one. Up to 128 rows torch was slower. With its blocks in integers of 8 or 4 bits one row takes less than half of the time
-(benchmarks/quantized.py), and 8 rows, where arithmetic counts, about as long as in float32.
+(benchmarks/quantized_decoding.py), and 8 rows, where arithmetic counts, about as long as in float32.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tokens per second of decoding with matrices of integers, one text at a time: our compiled step beside torch's packed products and transformers.
 
-    python benchmarks/quantized.py                               # the default 512 x 8 model, random weights
-    python benchmarks/quantized.py --out benchmarks/results/DATE-quantized-cpu.json
+    python benchmarks/quantized_decoding.py                               # the default 512 x 8 model, random weights
+    python benchmarks/quantized_decoding.py --out benchmarks/results/DATE-quantized-decoding-cpu.json
 
 The weights are rounded to nearest: 8 bits with a scale for each row, 4 bits with a scale and a zero for each group of columns. Embedding and
 output layer stay float32 on all sides but one. Every side continues the same prompt (random ids) with always the most probable token, with a cache,
