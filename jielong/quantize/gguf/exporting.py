@@ -1,4 +1,7 @@
-"""A folder for llama.cpp and Ollama: the GGUF file, and beside it the Modelfile that `ollama create` takes."""
+"""A folder for llama.cpp and Ollama: the GGUF file, and beside it the Modelfile that `ollama create` takes.
+
+Where llama.cpp's Python binding is installed, the file is opened there at once, and what it says is compared with what the model says.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 from jielong.errors import InputError
 from jielong.quantize.gguf.modelfile import modelfile
+from jielong.quantize.gguf.parity import parity
 from jielong.quantize.gguf.writing import export
 from jielong.quantize.text import run_of
 from jielong.runs import publish, write_text
@@ -16,7 +20,8 @@ MODELFILE = "Modelfile"
 
 
 def export_folder(source: Path, out: Path, kind: str) -> dict[str, Any]:
-    """Write a model as `out`/NAME-KIND.gguf and `out`/Modelfile; returns what `export` does. `out` must not be there, and appears whole.
+    """Write a model as `out`/NAME-KIND.gguf and `out`/Modelfile; returns what `export` does, and the `parity` with llama.cpp (None: not
+    installed). `out` must not be there, and appears whole.
 
     NAME: of the run that the model lies in, or of its folder. Raises what `export` raises.
     """
@@ -29,8 +34,14 @@ def export_folder(source: Path, out: Path, kind: str) -> dict[str, Any]:
     try:
         found = export(source, partial / name, kind)
         write_text(partial / MODELFILE, modelfile(source, name))
+        compared = parity(source, partial / name)
         publish(partial, out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return found | {"file": str(out / name), "modelfile": str(out / MODELFILE)}
+    if compared is not None:
+        found["notes"].append(
+            f"llama.cpp cuts {compared['same_ids']} of {compared['texts']} texts as we do, and continues them greedily as the model does for "
+            f"{', '.join(map(str, compared['same_tokens']))} of {compared['tokens']} tokens"
+        )
+    return found | {"file": str(out / name), "modelfile": str(out / MODELFILE), "parity": compared}
