@@ -54,7 +54,8 @@ MODEL = ("docs/en/model.md", "docs/zh/model.md")
 TRAIN = ("docs/en/train.md", "docs/zh/train.md")
 TUNE = ("docs/en/tune.md", "docs/zh/tune.md")
 ALIGN = ("docs/en/align.md", "docs/zh/align.md")
-PAIRS = (READMES, GUIDES, DATA, MODEL, TRAIN, TUNE, ALIGN)
+QUANTIZE = ("docs/en/quantize.md", "docs/zh/quantize.md")
+PAIRS = (READMES, GUIDES, DATA, MODEL, TRAIN, TUNE, ALIGN, QUANTIZE)
 PAGES = ("README.md", "README_zh.md", "CHANGELOG.md", *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md")))
 RULES_OF_THE_STAGE = ("empty", *MASKS, "flagged_words", "duplicate", "near_duplicate")  # and the names of columns
 STEPS: TypeAdapter[AnyStep] = TypeAdapter(AnyStep)
@@ -135,7 +136,7 @@ def test_the_command_table_is_the_command_line(page: str) -> None:
 
 @pytest.mark.parametrize(
     ("page", "line"),
-    [(page, line) for page in (*READMES, *GUIDES, *DATA, *MODEL, *TRAIN, *ALIGN) for line in command_lines(page)],
+    [(page, line) for page in (*READMES, *GUIDES, *DATA, *MODEL, *TRAIN, *ALIGN, *QUANTIZE) for line in command_lines(page)],
 )
 def test_every_command_line_parses(page: str, line: str, tmp_path: Path) -> None:
     name, *arguments = shlex.split(line, comments=True)[1:]
@@ -152,7 +153,7 @@ def test_every_command_line_parses(page: str, line: str, tmp_path: Path) -> None
 
 
 def test_there_are_command_lines_to_check() -> None:
-    assert {line.split()[1] for page in (*READMES, *GUIDES, *TUNE, *ALIGN) for line in command_lines(page)} == set(
+    assert {line.split()[1] for page in (*READMES, *GUIDES, *TUNE, *ALIGN, *QUANTIZE) for line in command_lines(page)} == set(
         commands()
     )
 
