@@ -221,7 +221,10 @@ def test_a_damaged_newest_checkpoint_is_passed_over_when_going_back(
 ) -> None:
     def ruin(n: int, batch: Batch, found: Losses) -> Losses:
         if n == 25:
-            (tmp_path / "checkpoints" / "step-00000020" / "model.safetensors").write_bytes(b"bad")
+            newest = tmp_path / "checkpoints" / "step-00000020" / "model.safetensors"
+            while not newest.is_file():  # it is written beside the training
+                time.sleep(0.01)
+            newest.write_bytes(b"bad")
         return found._replace(cross_entropy=found.cross_entropy * (math.nan if 25 <= n < 28 else 1.0))
 
     patched(monkeypatch, ruin)
