@@ -35,6 +35,8 @@ def find_model(model: str, runs_dir: Path) -> Path:
                 f"MODEL: a reward model, which writes no text, got {path}; judge with it: jielong judge A B --by {path}"
             )
         return path
+    if path.name == "quantize" and (path / "model" / "config.json").is_file():  # a stage's folder
+        return path / "model"
     for run in (runs_dir / model, path):
         for checkpoints in (*(run / stage / "checkpoints" for stage in TRAINED), run / "checkpoints"):
             if (checkpoint := newest(checkpoints)) is not None and writes(checkpoint):

@@ -6,16 +6,19 @@ beside the method (calibration text, layers left out) holds for every entry that
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, get_args
 
 from jielong.errors import InputError, RecipeError
 from jielong.model.hf_config import read_config
-from jielong.quantize.config import Config, Method, with_options
+from jielong.quantize.config import DISTILLED, Config, Method, with_options
 from jielong.quantize.making import Material, check, make
 from jielong.quantize.running import Compare, texts_for, tokenizer_of
+from jielong.runs import publish
 
 SEED = 1
+FULL = "full"  # the name of what all are compared with
 
 
 def entries(wanted: str, table: dict[str, Any]) -> dict[str, Config | Path]:
@@ -32,7 +35,7 @@ def entries(wanted: str, table: dict[str, Any]) -> dict[str, Config | Path]:
             found[text] = _config(name, table, given)
         elif (Path(text).expanduser() / "config.json").is_file():
             place = Path(text).expanduser()
-            found[text if place.name in found or not place.name else place.name] = place
+            found[text if place.name in (*found, FULL, "") else place.name] = place
         else:
             raise InputError(
                 f"--compare: neither a method nor a model's folder, got {text!r}; methods are {', '.join(get_args(Method))}"
@@ -69,7 +72,8 @@ def compare(
     text = with_options(
         {key: table[key] for key in ("calibration", "calibration_tokens", "compare_tokens") if key in table}
     )
-    with texts_for(text, source, tokenizer) as texts:
+    trained = any(isinstance(one, Config) and one.method in DISTILLED and one.distilled for one in listed.values())
+    with texts_for(text, source, tokenizer, trained) as texts:
         for config in listed.values():
             if isinstance(config, Config):
                 check(config, source, texts.calibration is not None)
@@ -78,13 +82,21 @@ def compare(
         if texts.measured is None:
             raise InputError(
                 f"--calibration: {target} lies in no run that held text out, so there is nothing to measure on; give text: --calibration FILE"
+                if texts.calibration is None
+                else "--compare: a model that is trained on all of the text that is given leaves none to measure on; leave onebit and bitnet out"
             )
-        models = {"full": source}
+        models, partial = {FULL: source}, out.with_name(f".{out.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
         for name, config in listed.items():
             if isinstance(config, Path):
                 models[name] = config
                 continue
-            models[name] = out / name.replace(":", "-")
-            material = Material(source, tokenizer, texts.calibration, texts.training, out / f".{name}.work", SEED)
-            make(config, material, models[name])
-        return measure(models, texts.measured, out, text.compare_tokens)
+            work = out.with_name(
+                f".{out.name}.{name.replace(':', '-')}.work"
+            )  # a training that is broken off goes on there
+            models[name] = partial / name.replace(":", "-")
+            make(config, Material(source, tokenizer, texts.calibration, texts.training, work, SEED), models[name])
+            shutil.rmtree(work, ignore_errors=True)
+        found = measure(models, texts.measured, partial, text.compare_tokens)
+        publish(partial, out)
+        return found

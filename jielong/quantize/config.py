@@ -24,6 +24,7 @@ MIXED = ("rtn", "int4", "gptq")  # whose matrices may have different bits
 BITS = {"int8": 8, "int4": 4, "rtn": 4, "gptq": 4, "awq": 4}  # where none are given
 LAYERS = re.compile(r".*\.(?:(?:q|k|v|o|gate|up|down)_proj|w[123])")  # linear layers of a block, as files name them
 WHOLE_ROW = -1
+AWQ_ROWS = 64  # outputs that gptqmodel clips together
 SIZES = (128, 64, 32)  # of groups, where none is given: the first that divides every matrix
 
 
@@ -47,6 +48,27 @@ class Distill(TrainConfig):
         ge=0,
     )
     sample_every_steps: int | None = harmless(None, "steps between samples; none: no samples", ge=1)
+
+    def refused(self) -> list[str]:
+        """What of it is not for models of signs: problems, each one sentence."""
+        wrong = {
+            "adapter": self.adapter is not None,
+            "engine": self.engine != "torch",
+            "ema_decay": self.ema_decay is not None,
+            "compile": self.compile,
+            "phases": bool(self.phases),
+            "mix": self.mix is not None,
+            "packing": self.packing != "packed",
+            "lisa": self.lisa is not None,
+        }
+        problems = [
+            f"distill.{name}: not for models of signs; remove the key" for name, given in wrong.items() if given
+        ]
+        if not (self.divergence_loss or self.hidden_loss or self.label_loss):
+            problems.append(
+                "distill.divergence_loss: nothing is learned, got 0 for it, hidden_loss and label_loss; raise one"
+            )
+        return problems
 
 
 class Config(Section):
@@ -122,6 +144,8 @@ class Config(Section):
             problems.append(
                 f"leave_out: not for {method}; use one of {', '.join((*GROUPED, *DISTILLED))}, or remove the key"
             )
+        if method in DISTILLED:
+            problems += self.distill.refused()
         if problems:
             raise ValueError("\nquantize.".join(problems))
         return self
@@ -174,6 +198,18 @@ def check_together(sections: dict[str, Section]) -> list[str]:
 def against_model(config: Config, model: ModelConfig) -> list[str]:
     """What of the table does not go with a model's shape: problems, each one sentence beginning with the field's name."""
     problems = []
+    if model.num_experts is not None and config.method not in ROUNDING:
+        problems.append(f"method: {config.method} is for dense models, got one with experts; use int8, int4 or rtn")
+    if model.num_experts is not None and config.average_bits is not None:
+        problems.append("average_bits: for dense models, got one with experts; remove the key")
+    outputs = (model.hidden_size, model.num_attention_heads * model.size_of_head, model.num_key_value_heads * model.size_of_head,
+               model.feed_forward_size)  # fmt: skip
+    if config.method == "awq" and (odd := [size for size in outputs if size % AWQ_ROWS]):
+        problems.append(
+            f"method: gptqmodel's awq takes matrices whose rows are a multiple of {AWQ_ROWS}, got one of {odd[0]}; use gptq"
+        )
+    if config.method == "bitnet" and (odd := [size for size in outputs if size % 4]):
+        problems.append(f"method: bitnet packs four rows into one, got a matrix of {odd[0]} rows; use onebit")
     if config.group_size not in (None, WHOLE_ROW):
         sizes = sorted({model.hidden_size, model.num_attention_heads * model.size_of_head, model.feed_forward_size})
         bad = [size for size in sizes if size % config.group_size]

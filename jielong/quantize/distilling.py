@@ -8,6 +8,7 @@ a kill are those of [train]; checkpoints hold the student's full weights, as a H
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from jielong.errors import ModelError, RecipeError
+from jielong.errors import InputError
 from jielong.model.adapters import identity
 from jielong.model.config import Config as ModelConfig
 from jielong.model.hf import load_folder
@@ -125,45 +126,17 @@ class _outputs:  # noqa: N801 - used like a function
             hook.remove()
 
 
-def check(config: Distill, shape: ModelConfig) -> None:
-    """Raises RecipeError and ModelError for what is not distilled."""
-    refused = {
-        "adapter": config.adapter is not None,
-        "engine": config.engine != "torch",
-        "ema_decay": config.ema_decay is not None,
-        "compile": config.compile,
-        "phases": bool(config.phases),
-        "mix": config.mix is not None,
-        "packing": config.packing != "packed",
-        "lisa": config.lisa is not None,
-    }
-    if not (config.divergence_loss or config.hidden_loss or config.label_loss):
-        raise RecipeError(
-            "quantize.distill.divergence_loss: nothing is learned, got 0 for it, hidden_loss and label_loss; raise one"
-        )
-    for name, wrong in refused.items():
-        if wrong:
-            raise RecipeError(
-                f"quantize.distill.{name}: not for models of signs, got {getattr(config, name)!r}; remove the key"
-            )
-    if shape.num_experts is not None:
-        raise ModelError(
-            "quantize.method: onebit and bitnet are for dense models, got one with experts; use int8 or int4"
-        )
-
-
 def distilled(config: Config, material: Material, shape: ModelConfig, out: Path) -> dict[str, Any]:
     """Round the model to signs, train it on the full one's words where the table says so, write it into `out`; returns the counts."""
-    check(config.distill, shape)
     teacher = load_folder(material.source)
     layers = {
         name: module for name, module in teacher.named_modules() if type(module) is nn.Linear and config.quantizes(name)
     }
     names = list(layers)
-    odd = [name for name, layer in layers.items() if layer.out_features % 4]
-    if config.method == "bitnet" and odd:
-        raise ModelError(
-            f"quantize.method: bitnet packs four rows into one, got {odd[0]} with a number of rows that 4 does not divide"
+    if not names:
+        raise InputError(
+            f"quantize.leave_out: leaves no layer to quantize, got {', '.join(config.leave_out) or 'none'}; a layer's name is like "
+            "model.layers.0.mlp.up_proj"
         )
     counts: dict[str, Any] = {}
     if config.distilled:
@@ -189,9 +162,16 @@ def _trained(
     assert material.training is not None and material.calibration is not None
     settings, device = config.distill, choose_device(config.distill.device)
     folder, shards = material.work, material.training
-    folder.mkdir(parents=True, exist_ok=True)
+    fingerprint = hash_json([config.result_fields(), identity(material.source), material.seed, shards.target_tokens])
     checkpoints.clean(folder / "checkpoints")
     newest = checkpoints.choose(folder / "checkpoints")
+    if newest is not None and checkpoints.read_state(newest)["fingerprint"] != fingerprint:
+        aside = folder.with_name(f"{folder.name}.{newest.name}")
+        say(f"quantize: {folder} holds a training in other settings; it is kept as {aside.name}, and a new one begins")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        newest = None
+    folder.mkdir(parents=True, exist_ok=True)
     student = load_folder(newest or material.source)
     put_students(student, config.method, names)
     with torch.no_grad():
@@ -217,7 +197,6 @@ def _trained(
         model.train(was)
         return {"loss": total / count, "same_first": same / count}
 
-    fingerprint = hash_json([config.result_fields(), identity(material.source), material.seed, shards.target_tokens])
     job = Job(settings, plan(settings, shape.max_position_embeddings, shards.available()), student.config, folder, shards,
               material.tokenizer, material.seed, fingerprint, validate, lambda model, step: [])  # fmt: skip
     say(f"quantize: {config.method}, distilling: {job.plan.describe()}, {engine.describe()}")

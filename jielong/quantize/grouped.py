@@ -1,7 +1,7 @@
-"""Rounding to nearest, written in GPTQ's form: what transformers, vLLM and gptqmodel read as well.
+"""Rounding to nearest, written in GPTQ's form, which transformers and gptqmodel read as well.
 
-Layers that differ from the rest (left out, or with other bits) are named in `dynamic`, as gptqmodel does; our own reader looks at
-the shapes.
+Layers that differ from the rest (left out, or with other bits) are named in `dynamic`, as gptqmodel does and reads; our own reader looks at
+the shapes. transformers looks at neither: it cannot open such a folder.
 """
 
 from __future__ import annotations

@@ -29,7 +29,6 @@ PACKAGES = {
     "nf4": ("bitsandbytes", "bitsandbytes"), "torchao-int8": ("torchao", "torchao"), "torchao-8da4w": ("torchao", "torchao"),
 }  # fmt: skip
 TORCHAO_GROUP = 32
-AWQ_ROWS = 64  # outputs that gptqmodel clips together
 ERROR = re.compile(r"\w*(?:Error|Exception)\b")  # how the last line of a traceback begins
 
 
@@ -42,17 +41,6 @@ def check(config: Config, shape: ModelConfig) -> None:
         raise ModelError(
             f"quantize.method: {config.method} is made by {package}, which knows classes of transformers only, and {reason}; use int8 or int4"
         )
-    outputs = (
-        shape.num_attention_heads * shape.size_of_head, shape.num_key_value_heads * shape.size_of_head, shape.feed_forward_size, shape.hidden_size,
-    )  # fmt: skip
-    if config.method == "awq" and (odd := [size for size in outputs if size % AWQ_ROWS]):
-        raise ModelError(
-            f"quantize.method: gptqmodel's awq takes matrices whose rows are a multiple of {AWQ_ROWS}, got one of {odd[0]}; use gptq"
-        )
-    if shape.num_experts is not None and package != "gptqmodel":
-        raise ModelError(
-            f"quantize.method: {config.method} is for dense models here, got one with experts; use int8, int4 or gptq"
-        )
 
 
 def in_a_process(work: Callable[..., None], *arguments: Any) -> None:
@@ -61,7 +49,8 @@ def in_a_process(work: Callable[..., None], *arguments: Any) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        child = multiprocessing.get_context("spawn").Process(target=_quietly, args=(log, work, arguments))
+        whole = tuple(one.resolve() if isinstance(one, Path) else one for one in arguments)
+        child = multiprocessing.get_context("spawn").Process(target=_quietly, args=(log, work, whole))
         child.start()
         try:
             child.join()
@@ -77,6 +66,7 @@ def in_a_process(work: Callable[..., None], *arguments: Any) -> None:
 
 
 def _quietly(log: Path, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    os.chdir(log.parent)  # gptqmodel writes a folder of logs wherever it is
     with log.open("w", encoding="utf-8") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)

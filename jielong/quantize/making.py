@@ -121,8 +121,6 @@ def _bits(config: Config, material: Material, shape: ModelConfig, group: int, la
         return dict.fromkeys(layers, config.width)
     from jielong.quantize.sensitivity import allot, measure_hurts
 
-    if shape.num_experts is not None:
-        raise ModelError("quantize.average_bits: for dense models, got one with experts; remove the key")
     model = load_folder(material.source).eval()
     hurts = measure_hurts(
         model, layers, _rows(config, material, shape), None if group < 0 else group, config.symmetric is not False
@@ -158,7 +156,7 @@ def _counts(bits: dict[str, int], sizes: dict[str, int], group: int, left: list[
 def _by_library(config: Config, material: Material, shape: ModelConfig, out: Path) -> dict[str, Any]:
     with _as_plain_folder(material, shape) as source:
         if config.method not in CALIBRATED:
-            libraries.with_transformers(source, config, out)
+            libraries.in_a_process(libraries.with_transformers, source, config, out)
             _complete(source, out)
             return {}
         layers, left = _layers(config, material)

@@ -11,7 +11,7 @@ from typing import Any
 
 from jielong.model.adapters import base_of, is_adapter
 from jielong.progress import say
-from jielong.quantize.config import Config
+from jielong.quantize.config import DISTILLED, Config
 from jielong.quantize.folders import shape_of
 from jielong.quantize.making import Material, check, make
 from jielong.quantize.text import Text, divided, held_out, run_of, text_of_files
@@ -41,8 +41,10 @@ def tokenizer_of(folder: Path) -> TokenizerFolder:
 
 
 @contextlib.contextmanager
-def texts_for(config: Config, source: Path, tokenizer: TokenizerFolder) -> Iterator[Texts]:
-    """The text of the table's files, and of the run that the model lies in."""
+def texts_for(config: Config, source: Path, tokenizer: TokenizerFolder, trained: bool = False) -> Iterator[Texts]:
+    """The text of the table's files, and of the run that the model lies in. trained: on the files, where there is no run; then nothing of
+    them is left to measure on.
+    """
     run, vocabulary = run_of(source), shape_of(source).vocabulary
     shards = held_out(run, vocabulary) if run is not None else None
     with contextlib.ExitStack() as stack:
@@ -57,8 +59,8 @@ def texts_for(config: Config, source: Path, tokenizer: TokenizerFolder) -> Itera
         else:
             yield Texts(None, None, None)
             return
-        training = _training(run, measured.shards) or calibration.shards
-        yield Texts(calibration, measured, training)
+        training = _training(run, measured.shards)
+        yield Texts(calibration, None if training is None and trained else measured, training or calibration.shards)
 
 
 def _training(run: Path | None, like: Shards) -> Shards | None:
@@ -77,14 +79,14 @@ def quantize(
     """
     tokenizer = tokenizer_of(source)
     check(config, source, bool(config.calibration) or _has_text(source))
-    with texts_for(config, source, tokenizer) as texts:
+    with texts_for(config, source, tokenizer, config.method in DISTILLED and config.distilled) as texts:
         material = Material(source, tokenizer, texts.calibration, texts.training, work, seed)
         counts = make(config, material, out)
         if compare is not None and config.compare:
             if texts.measured is None:
-                say(
-                    "quantize: nothing is measured, the model lies in no run that held text out; give some: --calibration FILE"
-                )
+                missing = texts.calibration is None
+                more = "; give some: --calibration FILE" if missing else ", and it was trained on what was given"
+                say(f"quantize: nothing is measured, the model lies in no run that held text out{more}")
             else:
                 found = compare(
                     {"full": source, config.method: out}, texts.measured, out.parent / COMPARISON, config.compare_tokens

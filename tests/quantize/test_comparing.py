@@ -11,6 +11,7 @@ import pytest
 from jielong.errors import InputError, RecipeError
 from jielong.quantize.comparing import compare, entries
 from jielong.quantize.config import Config
+from tests.corpus import texts, write_jsonl
 
 
 def test_entries_are_methods_and_folders(source: Path) -> None:
@@ -53,7 +54,13 @@ def test_all_are_made_and_measured_beside_the_full_one(source: Path, tmp_path: P
     found = compare("mini", source, "int8,rtn:3", {}, tmp_path / "out", tmp_path, measure)
     assert found["models"] == {"full": True, "int8": True, "rtn:3": True}
     assert (tmp_path / "out" / "rtn-3" / "config.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]  # nothing hidden is left
+    shutil.copytree(source, tmp_path / "full")
+    assert list(entries(str(tmp_path / "full"), {})) == [str(tmp_path / "full")]  # that name is taken
     shutil.copytree(source, tmp_path / "alone")
     with pytest.raises(InputError, match="--calibration: x lies in no run that held text out"):
         compare("x", tmp_path / "alone", "int8", {}, tmp_path / "other", tmp_path, measure)
+    file = str(write_jsonl(tmp_path / "a.jsonl", texts(9)))
+    with pytest.raises(InputError, match="trained on all of the text that is given leaves none to measure on"):
+        compare("x", tmp_path / "alone", "onebit", {"calibration": [file]}, tmp_path / "other", tmp_path, measure)
     assert not (tmp_path / "other").exists()

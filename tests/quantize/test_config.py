@@ -60,6 +60,24 @@ def test_a_group_must_divide_every_row() -> None:
     ]
 
 
+def test_shapes_that_a_method_does_not_know() -> None:
+    sparse = MODEL.model_copy(update={"num_experts": 4, "num_experts_per_tok": 2})
+    for method in ("gptq", "nf4", "onebit", "bitnet", "torchao-int8"):
+        problems = against_model(Config.model_validate({"method": method}), sparse)
+        assert f"method: {method} is for dense models, got one with experts; use int8, int4 or rtn" in problems
+    assert against_model(Config(method="int4"), sparse) == []
+    assert "average_bits: for dense models, got one with experts; remove the key" in against_model(
+        Config(method="rtn", average_bits=3), sparse
+    )
+    assert against_model(Config(method="awq"), MODEL) == [
+        "method: gptqmodel's awq takes matrices whose rows are a multiple of 64, got one of 96; use gptq"
+    ]
+    odd = MODEL.model_copy(update={"intermediate_size": 258})
+    assert against_model(Config(method="bitnet"), odd) == [
+        "method: bitnet packs four rows into one, got a matrix of 258 rows; use onebit"
+    ]
+
+
 def test_a_recipe_needs_a_model_to_make_smaller() -> None:
     from pathlib import Path
 

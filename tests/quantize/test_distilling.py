@@ -10,16 +10,16 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from jielong.errors import ModelError, RecipeError
+from jielong.errors import RecipeError
 from jielong.metrics import read_jsonl
 from jielong.model.hf import load_folder
 from jielong.model.transformer import CausalLM
 from jielong.quantize.config import Distill, with_options
-from jielong.quantize.distilling import Distilling, check
+from jielong.quantize.distilling import Distilling
 from jielong.quantize.making import make
 from jielong.quantize.students import put_students
 from jielong.runs import Run
-from tests.model.quantized.folders import SHAPE, dense
+from tests.model.quantized.folders import dense
 from tests.quantize.test_making import material
 
 SETTINGS = {"tokens": 4096, "tokens_per_step": 512, "micro_batch_tokens": 256, "precision": "float32", "device": "cpu", "save_every_steps": 3,
@@ -101,15 +101,22 @@ def test_a_killed_run_goes_on_and_ends_the_same(
 )
 def test_what_is_not_distilled_is_said(wrong: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=f"quantize.distill.{next(iter(wrong))}: not for models of signs"):
-        check(Distill(**wrong), SHAPE)
+        with_options({"method": "onebit", "distill": wrong})
+    with_options({"method": "int8", "distill": wrong})
 
 
 def test_something_must_be_learned() -> None:
     with pytest.raises(RecipeError, match=r"quantize\.distill\.divergence_loss: nothing is learned"):
-        check(Distill(divergence_loss=0, hidden_loss=0), SHAPE)
+        with_options({"method": "bitnet", "distill": {"divergence_loss": 0, "hidden_loss": 0}})
 
 
-def test_experts_are_not_distilled() -> None:
-    sparse = SHAPE.model_copy(update={"num_experts": 4, "num_experts_per_tok": 2})
-    with pytest.raises(ModelError, match="onebit and bitnet are for dense models"):
-        check(Distill(), sparse)
+def test_other_settings_begin_anew(
+    finished: Run, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What another table left in the folder of work is kept aside."""
+    given, _ = material(finished, source, tmp_path / "work")
+    make(with_options({"method": "onebit", "distill": SETTINGS}), given, tmp_path / "a")
+    counts = make(with_options({"method": "onebit", "distill": SETTINGS | {"tokens": 1024}}), given, tmp_path / "b")
+    assert counts["steps"] == 2
+    assert (tmp_path / "work.step-00000008").is_dir()
+    assert "holds a training in other settings; it is kept as work.step-00000008" in capsys.readouterr().err

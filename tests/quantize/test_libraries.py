@@ -102,11 +102,6 @@ def test_a_missing_library_and_models_of_our_own_are_refused(monkeypatch: pytest
         ModelError, match="knows classes of transformers only, and no Hugging Face class has position = alibi"
     ):
         libraries.check(with_options({"method": "gptq"}), SHAPE.model_copy(update={"position": "alibi"}))
-    sparse = SHAPE.model_copy(
-        update={"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "qk_norm": True}
-    )
-    with pytest.raises(ModelError, match="nf4 is for dense models here"):
-        libraries.check(with_options({"method": "nf4"}), sparse)
 
 
 def fails(path: str) -> None:

@@ -21,7 +21,7 @@ from jielong.model.frozen import quiet
 from jielong.model.quantized.files import described
 from jielong.model.transformer import CausalLM
 
-LOGGERS = ("gptqmodel", "bitsandbytes", "torchao", "tokenicer", "optimum")
+LOGGERS = ("gptqmodel", "bitsandbytes", "torchao", "tokenicer", "optimum", "torch.utils._pytree", "DeepSpeed")
 EXTRAS = {
     "bitsandbytes": "bitsandbytes",
     "torchao": "torchao",

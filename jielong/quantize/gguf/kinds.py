@@ -51,7 +51,7 @@ NUMBERS_AT_ONCE = 1 << 24  # rows are encoded by so many numbers: 64 MB in float
 def check(kind: str) -> None:
     """Raises InputError for a kind that is not one of KINDS."""
     if kind not in KINDS:
-        raise InputError(f"--kind: unknown, got {kind!r}; it is one of {', '.join(KINDS)}; choose one")
+        raise InputError(f"--gguf: unknown, got {kind!r}; it is one of {', '.join(KINDS)}; choose one")
 
 
 def wanted_kind(name: str, shape: tuple[int, ...], kind: str) -> str:

@@ -16,7 +16,7 @@ def test_kinds_are_ggufs() -> None:
     for kind, name in kinds.FILE_TYPES.items():
         assert kinds.type_of(kind).name.lower() == kind and name in gguf.LlamaFileType.__members__
     kinds.check("q4_k")
-    with pytest.raises(InputError, match=r"--kind: unknown, got 'q9'; it is one of f32, f16, .*; choose one"):
+    with pytest.raises(InputError, match=r"--gguf: unknown, got 'q9'; it is one of f32, f16, .*; choose one"):
         kinds.check("q9")
 
 

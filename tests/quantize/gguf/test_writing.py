@@ -241,7 +241,7 @@ def test_llama_cpp_reads_every_kind(kind: str, tmp_path: Path) -> None:
 
 def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, out = model_folder(tmp_path / "model", {}), tmp_path / "m.gguf"
-    with pytest.raises(InputError, match="--kind: unknown, got 'q3_k'"):
+    with pytest.raises(InputError, match="--gguf: unknown, got 'q3_k'"):
         export(folder, out, "q3_k")
     out.write_bytes(b"mine")
     with pytest.raises(InputError, match=r"--out: is there already, got .*m\.gguf; give a new name, or delete it"):
