@@ -136,7 +136,11 @@ def test_the_command_table_is_the_command_line(page: str) -> None:
 
 @pytest.mark.parametrize(
     ("page", "line"),
-    [(page, line) for page in (*READMES, *GUIDES, *DATA, *MODEL, *TRAIN, *ALIGN, *QUANTIZE) for line in command_lines(page)],
+    [
+        (page, line)
+        for page in (*READMES, *GUIDES, *DATA, *MODEL, *TRAIN, *ALIGN, *QUANTIZE)
+        for line in command_lines(page)
+    ],
 )
 def test_every_command_line_parses(page: str, line: str, tmp_path: Path) -> None:
     name, *arguments = shlex.split(line, comments=True)[1:]
@@ -153,9 +157,9 @@ def test_every_command_line_parses(page: str, line: str, tmp_path: Path) -> None
 
 
 def test_there_are_command_lines_to_check() -> None:
-    assert {line.split()[1] for page in (*READMES, *GUIDES, *TUNE, *ALIGN, *QUANTIZE) for line in command_lines(page)} == set(
-        commands()
-    )
+    assert {
+        line.split()[1] for page in (*READMES, *GUIDES, *TUNE, *ALIGN, *QUANTIZE) for line in command_lines(page)
+    } == set(commands())
 
 
 @pytest.mark.parametrize("page", READMES)
