@@ -19,7 +19,8 @@ from tests.model.quantized.folders import SHAPE
 from tests.quantize.test_making import made
 
 needs_gptqmodel = pytest.mark.skipif(
-    importlib.util.find_spec("gptqmodel") is None, reason="the extra quant (gptqmodel) is not installed"
+    importlib.util.find_spec("gptqmodel") is None,
+    reason="gptqmodel is not installed: make quant runs these in an environment that has it",
 )
 needs_torchao = pytest.mark.skipif(
     importlib.util.find_spec("torchao") is None, reason="the extra quant (torchao) is not installed"
