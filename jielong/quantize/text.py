@@ -80,7 +80,7 @@ def held_out(run: Path, vocabulary: int) -> Shards | None:
 
 def divided(shards: Shards, tokens: int) -> tuple[Text, Text]:
     """Documents to calibrate on, of so many tokens, and the others to measure on; never more than half for the first."""
-    order = sorted(range(shards.documents), key=lambda number: xxhash.xxh3_64_intdigest(str(number)))
+    order = sorted(range(shards.documents), key=lambda number: xxhash.xxh3_64_intdigest(str(number).encode()))
     taken, total = 0, 0
     while taken < len(order) // 2 and total < tokens:
         total += shards.length(order[taken])
