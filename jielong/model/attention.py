@@ -36,7 +36,7 @@ from torch import Tensor
 
 from jielong.model.config import Config
 from jielong.model.positions import alibi_bias
-from jielong.model.tiles import Tile, tiled_attention, tiles
+from jielong.model.tiles import Plan, tiled_attention, tiles
 
 Varlen = Callable[
     [Tensor, Tensor, Tensor, Tensor, int, int | None], Tensor
@@ -114,13 +114,13 @@ class Sight:
         added: Tensor = self._once(("added", window, dtype), make)
         return added
 
-    def tiles(self, rows: int, window: int | None) -> list[Tile]:
+    def tiles(self, rows: int, window: int | None) -> Plan:
         """The same as tiles of queries; without a cache and without padding only."""
 
-        def make() -> list[Tile]:
+        def make() -> Plan:
             return tiles(self.documents_BT, rows, len(self.queries_T), window)
 
-        found: list[Tile] = self._once(("tiles", window), make)
+        found: Plan = self._once(("tiles", window), make)
         return found
 
     def bounds(self) -> Tensor:

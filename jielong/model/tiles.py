@@ -1,4 +1,4 @@
-"""Attention of packed rows on the CPU, a tile of queries at a time, with the products left to the matrix library.
+"""Attention of packed rows on the CPU, a tile of queries at a time, with the products left to the matrix library; or by kernels of ours.
 
 torch's fused kernel on the CPU reaches an eighth of what plain matrix products do there (heads of 32, bfloat16: 46 of 380 GFLOP/s on
 two cores), needs a mask of all pairs for packed rows, and computes every pair of it. Here the queries of a row are cut into tiles of
@@ -8,7 +8,8 @@ products and a softmax forward; backward makes the weights again, as flash atten
 T x T. Against the fused kernel, forward and backward: 0.5 of its time for one document a row of 512, 0.35 for four (docs/LOG.md).
 
 Under autocast to bfloat16 scores are bfloat16, as in transformers' eager attention, and softmax and sums are float32 inside; in
-any other precision all is float32. The slow twin is `attention.plain_attention`.
+any other precision all is float32. The slow twin is `attention.plain_attention`. Where processor and shapes allow it, bfloat16 goes
+another way, which rounds less and takes a third of the time: flash.py, whose slow twin is this one.
 
 Shapes: B rows, T tokens, H query heads, G key-value heads, h = H / G, D size of a head.
 """
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from jielong.model import fused
+from jielong.model import flash, fused
 from jielong.model import fused_kernels as kernels
 
 TILE = 128  # queries; smaller ones make products too small, larger ones compute more of what is not seen
@@ -39,7 +40,15 @@ class Tile(NamedTuple):
     earliest: Tensor  # (rows, queries), int64: the first key that each query sees, counted from `first`
 
 
-def tiles(documents_BT: Tensor | None, rows: int, length: int, window: int | None) -> list[Tile]:
+class Plan(list[Tile]):
+    """All tiles of packed rows, and the first key that each query sees: (B, T), int32, which does not fall along a row."""
+
+    def __init__(self, earliest_BT: Tensor) -> None:
+        super().__init__()
+        self.earliest_BT = earliest_BT.to(torch.int32).contiguous()
+
+
+def tiles(documents_BT: Tensor | None, rows: int, length: int, window: int | None) -> Plan:
     """All tiles of packed rows. documents_BT: number of each token's document; None: a row is one. window: keys a query sees at most."""
     places_T = torch.arange(length)
     earliest_BT = torch.zeros(rows, length, dtype=torch.long)
@@ -49,7 +58,7 @@ def tiles(documents_BT: Tensor | None, rows: int, length: int, window: int | Non
         earliest_BT = torch.where(begins, places_T, 0).cummax(dim=1).values
     if window is not None:
         earliest_BT = torch.maximum(earliest_BT, places_T - (window - 1))
-    found = []
+    found = Plan(earliest_BT)
     for begin in range(0, length, TILE):
         end = min(begin + TILE, length)
         firsts = (earliest_BT[:, begin] // TILE * TILE).tolist()  # few sizes: the library prepares each one once
@@ -62,8 +71,10 @@ def tiles(documents_BT: Tensor | None, rows: int, length: int, window: int | Non
     return found
 
 
-def tiled_attention(q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, plan: list[Tile]) -> Tensor:
+def tiled_attention(q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, plan: Plan) -> Tensor:
     """softmax(q k^T / sqrt(D)) v over what the tiles show: (B, H, T, D), in v's type."""
+    if flash.usable(q_BHTD, k_BGTD, v_BGTD):
+        return flash.flash_attention(q_BHTD, k_BGTD, v_BGTD, plan.earliest_BT)
     with torch.autocast("cpu", enabled=False):
         out: Tensor = _Tiled.apply(q_BHTD, k_BGTD, v_BGTD, plan)  # type: ignore[no-untyped-call]  # torch's
     return out
@@ -71,7 +82,7 @@ def tiled_attention(q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, plan: list[T
 
 class _Tiled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, plan: list[Tile]) -> Tensor:
+    def forward(ctx: Any, q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, plan: Plan) -> Tensor:
         rows, _, length, size = q_BHTD.shape
         dtype = torch.bfloat16 if v_BGTD.dtype == torch.bfloat16 else torch.float32
         q = q_BHTD.to(dtype).reshape(rows, k_BGTD.shape[1], -1, length, size)

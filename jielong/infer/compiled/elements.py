@@ -9,7 +9,8 @@ import numpy as np
 from numba import carray  # type: ignore[attr-defined]  # numba names no exports
 
 from jielong.data.compiled import kernel
-from jielong.infer.compiled.vectors import address, float_of_bits, pointer, products
+from jielong.data.emitters import address
+from jielong.infer.compiled.vectors import float_of_bits, pointer, products
 
 
 @kernel

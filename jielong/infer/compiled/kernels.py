@@ -23,6 +23,7 @@ import numpy as np
 from numba import carray  # type: ignore[attr-defined]  # numba names no exports
 
 from jielong.data.compiled import kernel
+from jielong.data.emitters import address
 from jielong.infer.compiled.elements import copy, exponential, mix, normalise, normalise_rows, rotate, soften
 from jielong.infer.compiled.matrices import (
     ADDRESS,
@@ -36,7 +37,7 @@ from jielong.infer.compiled.matrices import (
 )
 from jielong.infer.compiled.quantized import multiply_quantized, prepare
 from jielong.infer.compiled.sharing import claim, complete, complete_and_claim, leave, wait_for
-from jielong.infer.compiled.vectors import INT8, address, pointer, widened
+from jielong.infer.compiled.vectors import INT8, pointer, widened
 
 (
     LAYERS, HIDDEN, HEADS, GROUPS, SIZE, WIDTH, VOCABULARY, LENGTH, ROTARY,

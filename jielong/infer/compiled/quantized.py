@@ -24,6 +24,7 @@ from llvmlite import ir  # type: ignore[import-untyped]  # the package has no ty
 from numba import carray, config, types  # type: ignore[attr-defined]  # numba names no exports
 
 from jielong.data.compiled import kernel
+from jielong.data.emitters import FLOAT, I8, I32, I64, Value, address, foreign, inlined, load, loop, vector
 from jielong.infer.compiled.matrices import (
     ADDRESS,
     FACTORS,
@@ -37,26 +38,7 @@ from jielong.infer.compiled.matrices import (
     multiply_blocks,
     row_bytes,
 )
-from jielong.infer.compiled.vectors import (
-    FLOAT,
-    I8,
-    I32,
-    I64,
-    INT4,
-    INT8,
-    LANES,
-    OUTPUTS,
-    WIDE,
-    Value,
-    add_lanes,
-    address,
-    foreign,
-    inlined,
-    load,
-    loop,
-    pointer,
-    vector,
-)
+from jielong.infer.compiled.vectors import INT4, INT8, LANES, OUTPUTS, WIDE, add_lanes, pointer
 
 HALF = 16  # columns in the low halves of a block's bytes, and in the high ones (packing.BLOCK / 2)
 # numba can be told to write for another processor than this one; such code must not name this one's instructions

@@ -13,7 +13,8 @@ from __future__ import annotations
 import numpy as np
 
 from jielong.data.compiled import kernel
-from jielong.infer.compiled.vectors import address, fetch, fetch_add, give_way
+from jielong.data.emitters import address
+from jielong.infer.compiled.vectors import fetch, fetch_add, give_way
 
 LINE = 64  # bytes that come to a core together
 COUNTER = LINE // 8  # int64 from a counter to the next: threads do not disturb each other

@@ -11,34 +11,18 @@ The counters are what several threads share: a claim on the next piece of work, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import product
 from typing import Any
 
-import numpy as np
 from llvmlite import binding, ir  # type: ignore[import-untyped]  # the package has no types
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from jielong.data.compiled import kernel
+from jielong.data.emitters import FLOAT, I16, I32, I64, Value, foreign, inlined, load, loop, vector
 
 FLOAT32, BFLOAT16, FLOAT16, INT8, INT4 = 0, 1, 2, 3, 4  # kinds of matrices; of integers: quantized.py
 WIDE = bool(binding.get_host_cpu_features().get("avx512f"))  # 32 registers of 16 lanes; else 16 of 8 are assumed
 LANES, OUTPUTS = (16, 4) if WIDE else (8, 2)  # lanes of a vector; rows of a matrix that are multiplied together
-
-I8, I16, I32, I64, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
-Value = Any  # of llvmlite's builder, which has no types of its own
-
-
-def inlined(function: Any) -> Any:
-    """A function that kernels call, whose body is written for the compiler: numba's `intrinsic`."""
-    return intrinsic(function)
-
-
-def foreign(build: Any, name: str, result: Any, *arguments: Any) -> Value:
-    """A function that LLVM or the C library has."""
-    return cgutils.get_or_insert_function(build.module, ir.FunctionType(result, arguments), name)  # type: ignore[no-untyped-call]
 
 
 @inlined
@@ -105,47 +89,12 @@ def _emit_products(
         build.store(total, build.inttoptr(place, FLOAT.as_pointer()), align=4)
 
 
-def loop(
-    build: Any, start: Value, end: Value, step: int, carried: list[Value], body: Callable[[Value, list[Value]], list[Value]]
-) -> list[Value]:  # fmt: skip
-    """for i in range(start, end, step): carried = body(i, carried). Returns what is carried out of it."""
-    before, inside, after = build.block, build.append_basic_block("inside"), build.append_basic_block("after")
-    build.cbranch(build.icmp_signed("<", start, end), inside, after)
-    build.position_at_end(inside)
-    index = build.phi(I64)
-    index.add_incoming(start, before)
-    old = [build.phi(value.type) for value in carried]
-    new = body(index, list(old))
-    following = build.add(index, I64(step))
-    index.add_incoming(following, build.block)
-    for phi, first, again in zip(old, carried, new, strict=True):
-        phi.add_incoming(first, before)
-        phi.add_incoming(again, build.block)
-    last = build.block
-    build.cbranch(build.icmp_signed("<", following, end), inside, after)
-    build.position_at_end(after)
-    results = []
-    for first, again in zip(carried, new, strict=True):
-        result = build.phi(first.type)
-        result.add_incoming(first, before)
-        result.add_incoming(again, last)
-        results.append(result)
-    return results
-
-
 def add_lanes(build: Any, vectors: list[Value]) -> Value:
     """The sum of vectors, lane by lane, from the first to the last."""
     together = vectors[0]
     for following in vectors[1:]:
         together = build.fadd(together, following)
     return together
-
-
-def load(build: Any, address: Value, kind: Any, lanes: int, align: int) -> Value:
-    """`lanes` values of an LLVM type at an address."""
-    loaded = build.load(build.inttoptr(address, vector(kind, lanes).as_pointer()))
-    loaded.align = align
-    return loaded
 
 
 def _number(build: Any, address: Value, kind: int, lanes: int) -> Value:
@@ -169,11 +118,6 @@ def _widen(build: Any, bits: Value, kind: int, lanes: int) -> Value:
     size = build.bitcast(build.shl(build.and_(wide, constant(word, 0x7FFF)), constant(word, 13)), number)
     scaled = build.bitcast(build.fmul(size, constant(number, 2.0**112)), word)
     return build.bitcast(build.or_(scaled, sign), number)
-
-
-def vector(kind: Any, lanes: int) -> Any:
-    """The LLVM type of `lanes` values."""
-    return kind if lanes == 1 else ir.VectorType(kind, lanes)
 
 
 # ------------------------------------------------------------------------------------------- single numbers and counters
@@ -253,9 +197,3 @@ def give_way(context: Any) -> Any:
         return target.get_dummy_value()
 
     return types.void(), emit
-
-
-@kernel
-def address(array: np.ndarray) -> np.int64:
-    """Where an array begins; signed, as what is added to it."""
-    return np.int64(array.ctypes.data)
