@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import binding, ir  # type: ignore[import-untyped]  # the package has no types
-from numba import config, types  # type: ignore[attr-defined]  # numba names no exports
+from numba import config, types
 
 from jielong.data.emitters import FLOAT, I16, I32, I64, Value, foreign, inlined, load, loop
 

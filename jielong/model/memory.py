@@ -18,11 +18,11 @@ counts. What is counted is what our engine does:
 Under autocast the residual stream stays in float32, as does what norms compute; what projections read and write is half as
 large. On the CPU norms, rotations and gates go by kernels that keep their inputs alone (fused.py), and attention by tiles
 (tiles.py): q, k, v and what the output projection reads are kept, and the scores of two tiles are alive at a time, on the way
-back of one twice and of the one before. Tiles leave out what belongs to other documents; predicted is a row of one document,
-which takes the most. Where attention has many narrow heads, two documents a row took up to 9 % less (16 heads of 16); else the
-peak is elsewhere. torch's own attention on the CPU runs in float32 with a float mask that all layers share. Of plain ways CUDA's
-norms keep less than the CPU's. torch.compile fuses and recomputes; its memory is not modelled and is less, but for the losses,
-which are then made of all logits at once, 12 bytes a logit in float32.
+back of one twice and of the one before; where kernels make no scores (flash.py), none are. Tiles leave out what belongs to other
+documents; predicted is a row of one document, which takes the most. Where attention has many narrow heads, two documents a row
+took up to 9 % less (16 heads of 16); else the peak is elsewhere. torch's own attention on the CPU runs in float32 with a float
+mask that all layers share. Of plain ways CUDA's norms keep less than the CPU's. torch.compile fuses and recomputes; its memory is
+not modelled and is less, but for the losses, which are then made of all logits at once, 12 bytes a logit in float32.
 
 Checked against the measured bytes of tensors (`train/peaks.py`) over shapes, precisions, kernels and experts in
 tests/model/test_memory.py. At the peak, on the CPU: 0.3 % at most in float32 and 2 % in half precision, where oneDNN's products
@@ -182,6 +182,13 @@ def _tiles(work: Work, heads: int, groups: int, size: int, span: int, window: in
     return max(forward for forward, _ in found), max(backward for _, backward in found)
 
 
+def _flash(config: Config, work: Work) -> bool:
+    """Whether attention by tiles goes by kernels that make no scores (flash.py): this machine's processor decides."""
+    from jielong.model.flash_products import SUPPORTED
+
+    return SUPPORTED and work.item == HALF and work.precision != "float16" and config.size_of_head % 32 == 0
+
+
 def _attention(config: Config, work: Work, layer: int) -> Part:
     """One layer's norm and attention."""
     tokens, item, size = work.tokens, work.item, config.size_of_head
@@ -227,12 +234,18 @@ def _attention(config: Config, work: Work, layer: int) -> Part:
         halves = 1 if span == work.length else 2
         groups = config.num_key_value_heads if span == work.length else config.num_attention_heads // 2
         window = config.window(layer)
-        forward, backward = _tiles(work, config.num_attention_heads // halves, groups, size, span, window)
+        # gradients of q, k, v, less what is gone, and below of the result
+        if _flash(
+            config, work
+        ):  # keeps sums, and the result, which in shifted attention is not what the projection reads
+            saved += FLOAT * tokens * config.num_attention_heads + (item * wide if halves == 2 else 0)
+            backward = item * (wide + 2 * keys) // halves
+        else:
+            forward, backward = _tiles(work, config.num_attention_heads // halves, groups, size, span, window)
+            backward += 2 * FLOAT * keys // halves
+        backward += item * wide
         forward += item * (wide + 2 * narrow)  # what the projections gave
         forward += item * 2 * wide if halves == 2 else 0  # keys and values spread over the heads
-        backward += (
-            item * wide + 2 * FLOAT * keys // halves
-        )  # gradients: of the result and of q, k, v, less what is gone
     else:
         if kernel == "sdpa" and work.device == "cuda" and masked:
             keys = wide  # spread over the heads: no kernel that saves memory takes a mask and groups together

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from jielong.data.compiled import kernel
-from jielong.infer.compiled.vectors import address, fetch, fetch_add, float_of_bits, give_way, products, widened
+from jielong.data.emitters import address
+from jielong.infer.compiled.vectors import fetch, fetch_add, float_of_bits, give_way, products, widened
 
 
 @kernel
