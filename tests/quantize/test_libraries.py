@@ -86,7 +86,9 @@ def test_bitsandbytes(finished: Run, source: Path, tmp_path: Path, method: str) 
 
 @needs_torchao
 @pytest.mark.parametrize("method", ["torchao-int8", "torchao-8da4w"])
-def test_torchao(finished: Run, source: Path, tmp_path: Path, method: str) -> None:
+def test_torchao(finished: Run, source: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # DeepSpeed's ZeRO 3 leaves its own in the process, which torchao's tensors do not know
+    monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
     counts, apart = made(finished, source, tmp_path, method=method)
     assert apart < 0.05 and counts["bytes"] < counts["bytes_before"]
     same_in_transformers(tmp_path / "out", 1e-3)
