@@ -5,7 +5,6 @@ Everything heavy is imported inside the functions: the command line reads this f
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,8 +27,8 @@ def merge_into(model: str, out: Path, runs_dir: Path, dtype: str = "auto") -> di
     from jielong.infer.models import config_folder, find_model, open_tokenizer
     from jielong.model.adapters import base_of, is_adapter
     from jielong.model.bases import stops_of
-    from jielong.model.hf import load_folder, read_config, save_state, write_checksums
-    from jielong.runs import publish
+    from jielong.model.hf import load_folder, read_config, save_state
+    from jielong.quantize.folders import publishing
     from jielong.tokenizer.folder import copy_folder
 
     folder = find_model(model, runs_dir)
@@ -47,19 +46,11 @@ def merge_into(model: str, out: Path, runs_dir: Path, dtype: str = "auto") -> di
     name = next((one for one in (dtype, stored) if one in TYPES), "float32")
     kind: torch.dtype = getattr(torch, name)
     state = {name: tensor.to(kind) for name, tensor in opened.state_dict().items()}
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with publishing(out) as partial:
         save_state(
             opened.config, state, partial, tokenizer.end_id, config.get("bos_token_id"), stop_ids=stops_of(folder)
         )
         copy_folder(tokenizer, partial)
-        write_checksums(partial)
-        publish(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return {"adapter": str(folder), "base": str(base), "model": str(out), "dtype": name}
 
 

@@ -201,7 +201,7 @@ def _trained(
               material.tokenizer, material.seed, fingerprint, validate, lambda model, step: [])  # fmt: skip
     say(f"quantize: {config.method}, distilling: {job.plan.describe()}, {engine.describe()}")
     try:
-        counts = train(job, engine, distilling.make, material.stop)
+        counts = train(job, engine, distilling.make)
     finally:
         engine.close()
     kept = ("steps", "tokens", "final_loss", "validation_loss", "seconds")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,6 @@ class Material:
     training: Shards | None  # text that models of signs are trained on
     work: Path  # folder that a broken-off distillation goes on in
     seed: int
-    stop: Callable[[], bool] | None = None
 
 
 def check(config: Config, source: Path, calibrated: bool) -> ModelConfig:
